@@ -1,0 +1,24 @@
+// Forgets the macros that an inclusion of ops.def needed, so that the next can define its own.
+#undef OP
+#undef DIM
+#undef IN
+#undef OPT
+#undef MAT
+#undef INOUT
+#undef OPTINOUT
+#undef TARGETS
+#undef OUT
+#undef OPTOUT
+#undef LOSS
+#undef REAL
+#undef INT
+#undef FLAG
+#undef CHOICE
+#undef SCALAR
+#undef COUNTER
+#undef KW
+#undef COST
+#undef SCRATCH
+#undef CHECKS
+#undef REQUIRE
+#undef END
