@@ -50,14 +50,12 @@ i64 matmul_scratch(i64 m, i64 n, i64 k, i64 itemsize, int threads);  // core/mat
 #define CHOICE(name, words, dflt, doc)      i64 name;
 #define SCALAR(name, dflt, doc)             const double* name;
 #define COUNTER(name, dflt, doc)            const i64* name;
-#define KW
 #define COST(ns)                            double cost() const { return ns; }
 #define SCRATCH(bytes)                      char* scratch; i64 scratch_bytes([[maybe_unused]] int threads) const { return bytes; }
 #define CHECKS(...)                         const char* check() const { __VA_ARGS__ return nullptr; }
 #define REQUIRE(condition, text)            if (!(condition)) return text;
 #define END(name)                           };
-#include "../ops.def"
-#include "ops_undef.h"
+#include "each_op.h"
 
 // The threads that run one kernel together: each calls the kernel with the same arguments and its
 // own rank. Work is cut into tasks by shape, never by the number of threads.

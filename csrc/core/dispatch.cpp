@@ -1,0 +1,79 @@
+#include "dispatch.h"
+
+#include <string.h>
+
+#include <atomic>
+
+#if defined(__x86_64__)
+#define ISA_SYMBOLS(op, type) KERNEL_OF(scalar, op, type) KERNEL_OF(avx2, op, type) KERNEL_OF(avx512, op, type)
+#else
+#define ISA_SYMBOLS(op, type) KERNEL_OF(scalar, op, type)
+#endif
+#define KERNEL_OF(isa, op, type) extern "C" void fnn_##isa##_##op##_##type(const void*, const Team*);
+#define OP(name, doc) ISA_SYMBOLS(name, f32) ISA_SYMBOLS(name, f64)
+#include "each_op.h"
+
+namespace fnn {
+namespace {
+
+#define OP(name, doc) {fnn_scalar_##name##_f32, fnn_scalar_##name##_f64},
+const Kernel scalar_kernels[][2] = {
+#include "each_op.h"
+};
+
+#if defined(__x86_64__)
+#define OP(name, doc) {fnn_avx2_##name##_f32, fnn_avx2_##name##_f64},
+const Kernel avx2_kernels[][2] = {
+#include "each_op.h"
+};
+#define OP(name, doc) {fnn_avx512_##name##_f32, fnn_avx512_##name##_f64},
+const Kernel avx512_kernels[][2] = {
+#include "each_op.h"
+};
+#endif
+
+const Isa isas[] = {
+#if defined(__x86_64__)
+    {"avx512",
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("fma");
+     },
+     avx512_kernels},
+    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
+     avx2_kernels},
+#endif
+    {"scalar", [] { return true; }, scalar_kernels},
+};
+
+std::atomic<const Isa*> active{nullptr};
+
+}  // namespace
+
+const Isa& active_isa() {
+  const Isa* now = active.load(std::memory_order_relaxed);
+  if (now) return *now;
+  for (const Isa& isa : isas)
+    if (isa.supported()) {
+      active.store(&isa, std::memory_order_relaxed);
+      return isa;
+    }
+  __builtin_unreachable();
+}
+
+const char* use_isa(const char* name) {
+  for (const Isa& isa : isas) {
+    if (strcmp(isa.name, name)) continue;
+    if (!isa.supported()) return "this CPU does not have it";
+    active.store(&isa, std::memory_order_relaxed);
+    return nullptr;
+  }
+  return "there is no such level";
+}
+
+const Isa* isa_at(int i) {
+  return i < static_cast<int>(sizeof isas / sizeof *isas) ? &isas[i] : nullptr;
+}
+
+}  // namespace fnn
