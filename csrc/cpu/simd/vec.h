@@ -10,14 +10,18 @@
 //   load(p) store(p, v)  unaligned, all lanes
 //   load_n(p, n)         the first n lanes (0 <= n <= lanes), the others 0 and not read
 //   store_n(p, v, n)     the first n lanes, the others not written
+//   load_masked(p, mask) store_masked(p, v, mask)   likewise with any mask
 //   + - * /  unary -     lane-wise, IEEE
 //   fma(a, b, c)         a * b + c, rounded once;  fnma(a, b, c) = c - a * b, rounded once
 //   min(a, b) max(a, b)  a < b ? a : b and a > b ? a : b (so b when either is NaN), at every level
 //   abs(a) sqrt(a) round(a)   round: to nearest, ties to even
+//   scale(a, k)          a * 2^k rounded once, for integral |k| <= 250 (double: 2000) and a zero,
+//                        NaN or 1/2 <= |a| <= 4 (so that a * 2^(k/2) is exact)
 //   a < b, <=, >, >=, ==, !=  -> Mask<T>, ordered as in C;  isnan(a)
 //   select(mask, a, b)   a where mask, else b
 //   first_n<T>(n)        mask of the first n lanes;  any(mask) all(mask);  mask_bits(mask) -> unsigned
-//   bits(v) -> IntVec<T>, from_bits(IntVec<T>) -> Vec<T>;  to_int(v): nearest integer;  to_float(i)
+//   bits(v) -> IntVec<T>, from_bits(IntVec<T>) -> Vec<T>
+//   to_int(v)  to_float(i)    nearest integer and back, for |v| < 2^31 (double: 2^51)
 //   IntVec: + - & | ^, shift_left(i, n) shift_right(i, n) (logical) shift_right_arith(i, n),
 //           set1_int<T>(x), equality ==
 //   sum(v) max_lane(v) min_lane(v)   fold in a fixed tree: lane i with i + lanes/2, and so on
@@ -27,8 +31,20 @@
 #pragma once
 #include "../../core/ops.h"
 
+#define FNN_INLINE static inline __attribute__((always_inline))
+
 template <class T> struct Vec;
 template <class T> struct Mask;
 template <class T> struct IntVec;
 
 #include FNN_VEC_HEADER
+
+template <class T> FNN_INLINE Vec<T> set1(T x) { return broadcast(x); }
+template <class T> FNN_INLINE Vec<T> zero() { return broadcast(T(0)); }
+template <class T> FNN_INLINE Mask<T> isnan(Vec<T> a) { return a != a; }
+template <class T> FNN_INLINE Vec<T> load_n(const T* p, i64 n) {
+  return load_masked(p, first_n<T>(n));
+}
+template <class T> FNN_INLINE void store_n(T* p, Vec<T> v, i64 n) {
+  store_masked(p, v, first_n<T>(n));
+}
