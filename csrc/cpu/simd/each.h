@@ -1,0 +1,31 @@
+// Element-wise loops. The body is written once, for a place `at` in the arrays, and compiles to a
+// main loop over whole Vecs and a masked remainder. The main loop starts where `p` is aligned: a
+// Vec that straddles cache lines costs a third of the bandwidth of memory, and arrays of one origin
+// are usually misaligned alike.
+#pragma once
+#include "vec.h"
+
+namespace {
+
+template <class T> struct WholeVec {
+  i64 i;
+  Vec<T> load(const T* p) const { return ::load(p + i); }
+  void store(T* p, Vec<T> v) const { ::store(p + i, v); }
+};
+
+template <class T> struct PartVec {
+  i64 i, n;
+  Vec<T> load(const T* p) const { return load_n(p + i, n); }
+  void store(T* p, Vec<T> v) const { store_n(p + i, v, n); }
+};
+
+// f(at) for begin..end.
+template <class T, class F> FNN_INLINE void each_vec(const T* p, i64 begin, i64 end, F&& f) {
+  i64 head = i64(-(uintptr_t)(p + begin) % sizeof(Vec<T>) / sizeof(T)), i = begin;
+  if (head > end - begin) head = end - begin;
+  if (head > 0) f(PartVec<T>{i, head});
+  for (i += head; i + Vec<T>::lanes <= end; i += Vec<T>::lanes) f(WholeVec<T>{i});
+  if (i < end) f(PartVec<T>{i, end - i});
+}
+
+}  // namespace
