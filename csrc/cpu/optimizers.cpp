@@ -11,7 +11,8 @@ enum : i64 { kGrain = 4096 };
 
 template <class T, class Args, class F>
 FNN_INLINE void each_weight(const Args& a, const Team& team, F&& f) {
-  share_range(team, a.n, kGrain, [&](i64 begin, i64 end) { each_vec<T>(a.param, begin, end, f); });
+  share_range(team, a.n, kGrain,
+              [&](i64 begin, i64 end) { each_aligned_vec(a.param, begin, end, f); });
 }
 
 // The gradient to descend along. Without a penalty the parameter stays out of it, infinite or not.

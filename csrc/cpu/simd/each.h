@@ -1,7 +1,5 @@
 // Element-wise loops. The body is written once, for a place `at` in the arrays, and compiles to a
-// main loop over whole Vecs and a masked remainder. The main loop starts where `p` is aligned: a
-// Vec that straddles cache lines costs a third of the bandwidth of memory, and arrays of one origin
-// are usually misaligned alike.
+// main loop over whole Vecs and a masked remainder.
 #pragma once
 #include "vec.h"
 
@@ -20,12 +18,19 @@ template <class T> struct PartVec {
 };
 
 // f(at) for begin..end.
-template <class T, class F> FNN_INLINE void each_vec(const T* p, i64 begin, i64 end, F&& f) {
-  i64 head = i64(-(uintptr_t)(p + begin) % sizeof(Vec<T>) / sizeof(T)), i = begin;
-  if (head > end - begin) head = end - begin;
-  if (head > 0) f(PartVec<T>{i, head});
-  for (i += head; i + Vec<T>::lanes <= end; i += Vec<T>::lanes) f(WholeVec<T>{i});
+template <class T, class F> FNN_INLINE void each_vec(i64 begin, i64 end, F&& f) {
+  i64 i = begin;
+  for (; i + Vec<T>::lanes <= end; i += Vec<T>::lanes) f(WholeVec<T>{i});
   if (i < end) f(PartVec<T>{i, end - i});
+}
+
+// Likewise, with p aligned in all but the first and last place: Vecs that straddle cache lines cost
+// a third of the memory bandwidth, and arrays of one origin are usually misaligned alike.
+template <class T, class F> FNN_INLINE void each_aligned_vec(const T* p, i64 begin, i64 end, F&& f) {
+  i64 head = i64(-uintptr_t(p + begin) % sizeof(Vec<T>) / sizeof(T));
+  if (head > end - begin) head = end - begin;
+  if (head > 0) f(PartVec<T>{begin, head});
+  each_vec<T>(begin + head, end, f);
 }
 
 }  // namespace
