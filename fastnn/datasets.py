@@ -293,7 +293,8 @@ def read_npz(path: StrPath, *, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, NDAr
     Parameters
     ----------
     path : path
-        The file. The single array of an ``.npy`` file is called ``arr_0``, as by ``np.savez``.
+        The file, of NPY version 1 or 2. The single array of an ``.npy`` file is called
+        ``arr_0``, as by ``np.savez``.
     max_bytes : int, default 4 GiB
         Refuse files that declare more than this, unpacked.
 
@@ -332,6 +333,7 @@ def _read_members(
         problem = _member_problem(member, copies)
         if problem:
             raise whole.bad(f"member {member.filename!r}: {problem}", member.header_offset)
+    _check_count(archive, whole, len(members))
     _refuse_bomb(whole, sum(member.file_size for member in members), max_bytes)
     arrays = {}
     for member in members:
@@ -341,6 +343,15 @@ def _read_members(
             with _damage(reader.bad):
                 arrays[member.filename[:-4]] = _read_npy(reader)
     return arrays
+
+
+def _check_count(archive: zipfile.ZipFile, whole: _Reader, count: int) -> None:
+    # zipfile does not look: a damaged length in one entry can swallow the entries after it.
+    whole.stream.seek(-22, os.SEEK_END)
+    end = whole.stream.read(22)
+    declared = int.from_bytes(end[10:12], "little")
+    if archive.comment or declared not in (count, 0xFFFF):  # the latter is "see elsewhere"
+        raise whole.bad(f"declares {declared} members, holds {count}", whole.held - 22)
 
 
 def _member_problem(member: zipfile.ZipInfo, copies: Counter[str]) -> str | None:
