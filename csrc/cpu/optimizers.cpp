@@ -118,7 +118,8 @@ KERNEL(radam_step) {
   const double limit = 2 / (1 - a.beta2) - 1;  // rho in the paper: the length of the moving average
   const double length = limit - 2 * *a.step * left2 / (1 - left2);
   const bool rectified = length > 5;  // a shorter one has no variance: momentum alone
-  const double variance = (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length);
+  const double variance =
+      (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length);
   const double rate = *a.lr / (1 - left1) * (rectified ? sqrt(variance * (1 - left2)) : 1);
   const Vec<T> eps = set1(T(a.eps));
   adam<T>(a, team, rate, [&](auto, Vec<T> m, Vec<T> v) {

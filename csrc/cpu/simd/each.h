@@ -33,4 +33,16 @@ template <class T, class F> FNN_INLINE void each_aligned_vec(const T* p, i64 beg
   each_vec<T>(begin + head, end, f);
 }
 
+// The first place of begin..end where the mask f(at) is set, else end.
+template <class T, class F> FNN_INLINE i64 find_vec(i64 begin, i64 end, F&& f) {
+  i64 i = begin;
+  for (; i + Vec<T>::lanes <= end; i += Vec<T>::lanes) {
+    Mask<T> found = f(WholeVec<T>{i});
+    if (any(found)) return i + __builtin_ctz(mask_bits(found));
+  }
+  if (i == end) return end;
+  unsigned found = mask_bits(f(PartVec<T>{i, end - i}) & first_n<T>(end - i));
+  return found ? i + __builtin_ctz(found) : end;
+}
+
 }  // namespace
