@@ -1,0 +1,239 @@
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+
+#include "../core/threads.h"
+
+namespace fnn {
+namespace {
+
+// A call as cheap as this runs on one thread even inside a team: a barrier costs as much.
+constexpr double kSolo = 2000;
+
+bool solo(const Call& call) { return call.op->cost(call.slots, call.f64) < kSolo; }
+
+void run_call(const Call& call, char* scratch, const Team& team) {
+  Slot slots[kMaxSlots];
+  memcpy(slots, call.slots, static_cast<size_t>(call.op->slots) * sizeof(Slot));
+  if (call.op->scratch_slot >= 0) slots[call.op->scratch_slot].p = scratch;
+  kernel(call.op->id, call.f64)(slots, &team);
+}
+
+void run_on_one(const Call* calls, size_t count, char* scratch) {
+  for (size_t i = 0; i < count; i++) run_call(calls[i], scratch, Team{0, 1, nullptr});
+}
+
+}  // namespace
+
+void FreeDeleter::operator()(char* p) const { free(p); }
+
+Buffer allocate(size_t bytes) {
+  size_t rounded = std::max<size_t>((bytes + 63) / 64 * 64, 64);
+  if (rounded < bytes) throw std::bad_alloc();
+  char* p = static_cast<char*>(aligned_alloc(64, rounded));
+  if (!p) throw std::bad_alloc();
+  return Buffer(p);
+}
+
+void run_calls(const Call* calls, size_t count, char* scratch, const Team& team) {
+  if (team.size == 1) return run_on_one(calls, count, scratch);
+  for (size_t i = 0; i < count;) {
+    size_t end = i;
+    while (end < count && solo(calls[end])) end++;
+    if (end > i) {
+      if (team.rank == 0) run_on_one(calls + i, end - i, scratch);
+    } else {
+      run_call(calls[end++], scratch, team);
+    }
+    barrier(team);
+    i = end;
+  }
+}
+
+i64 scratch_bytes(const Call* calls, size_t count, int threads) {
+  i64 most = 0;
+  for (size_t i = 0; i < count; i++)
+    most = std::max(most, calls[i].op->scratch_bytes(calls[i].slots, calls[i].f64, threads));
+  return most;
+}
+
+int team_size(const Call* calls, size_t count) {
+  double most = 0;
+  for (size_t i = 0; i < count; i++) most = std::max(most, calls[i].op->cost(calls[i].slots, calls[i].f64));
+  return team_size(most);
+}
+
+void run_now(Call* calls, size_t count) {
+  constexpr i64 kKept = 64 << 20;  // a larger workspace is given back after the call
+  static thread_local Buffer kept;
+  static thread_local i64 kept_size = 0;
+  int size = team_size(calls, count);
+  i64 bytes = scratch_bytes(calls, count, size);
+  Buffer large;
+  char* scratch = kept.get();
+  if (bytes > kKept) {
+    large = allocate(static_cast<size_t>(bytes));
+    scratch = large.get();
+  } else if (bytes > kept_size) {
+    kept = allocate(static_cast<size_t>(bytes));
+    kept_size = bytes;
+    scratch = kept.get();
+  }
+  if (size == 1) return run_on_one(calls, count, scratch);
+  run_team(size, [&](const Team& team) { run_calls(calls, count, scratch, team); });
+}
+
+char* Arena::take(size_t bytes) {
+  Block* best = nullptr;
+  for (Block& block : blocks_)
+    if (block.free && block.size >= bytes && block.size <= 2 * bytes + 4096 &&
+        (!best || block.size < best->size))
+      best = &block;
+  if (!best) {
+    blocks_.push_back({allocate(bytes), bytes, false});
+    best = &blocks_.back();
+  }
+  best->free = false;
+  return best->memory.get();
+}
+
+void Arena::give_back(char* memory) {
+  for (Block& block : blocks_)
+    if (block.memory.get() == memory) block.free = true;
+}
+
+size_t Arena::bytes() const {
+  size_t total = 0;
+  for (const Block& block : blocks_) total += block.size;
+  return total;
+}
+
+void Plan::add(const OpInfo& op, bool f64, const Slot* slots) {
+  Call call{&op, f64, {}};
+  memcpy(call.slots, slots, static_cast<size_t>(op.slots) * sizeof(Slot));
+  calls.push_back(call);
+}
+
+void Plan::finish() {
+  for (Input& input : inputs)
+    for (size_t c = 0; c < calls.size(); c++)
+      for (const Field& f : calls[c].op->fields) {
+        if (!f.is_array() && f.kind != Kind::targets) continue;
+        for (int slot = f.slot; slot < f.slot + (f.kind == Kind::targets ? 2 : 1); slot++) {
+          i64 offset = static_cast<const char*>(calls[c].slots[slot].p) - input.data;
+          if (offset >= 0 && offset < std::max<i64>(input.rows * input.row_bytes, 1))
+            input.patches.push_back({c, slot, offset});
+        }
+      }
+}
+
+void Plan::bind(const Input& input, const char* data) {
+  for (const Patch& patch : input.patches) calls[patch.call].slots[patch.slot].p = data + patch.offset;
+}
+
+void Plan::reserve_scratch(int threads) {
+  i64 bytes = scratch_bytes(calls.data(), calls.size(), threads);
+  if (bytes <= scratch_size_) return;
+  scratch_ = allocate(static_cast<size_t>(bytes));
+  scratch_size_ = bytes;
+}
+
+i64 Plan::run(const Steps& s) {
+  const Call* first = calls.data() + s.first_call;
+  size_t count = s.last_call - s.first_call;
+  i64 batch = inputs.empty() ? 0 : inputs[0].rows;
+  double gather_cost = 0;
+  for (size_t i = 0; i < inputs.size(); i++)
+    if (s.sources[i].gather) gather_cost += 0.05 * static_cast<double>(batch * inputs[i].row_bytes);
+  int size = std::max(team_size(first, count), team_size(gather_cost));
+  reserve_scratch(size);
+  order_.resize(static_cast<size_t>(batch));
+
+  auto last_asked = std::chrono::steady_clock::now();
+  i64 done = 0;
+  bool stop = false;
+  // What rank 0 does between two steps while the others wait.
+  auto prepare = [&](i64 step) {
+    i64 row = s.first_row + step * batch;
+    if (s.wrap) row = s.first_row + step % ((s.rows - s.first_row) / batch) * batch;
+    if (s.shuffle)
+      for (i64 r = 0; r < batch; r++) order_[static_cast<size_t>(r)] = permuted(row + r, s.rows, s.seed, s.epoch);
+    for (size_t i = 0; i < inputs.size(); i++)
+      bind(inputs[i], s.sources[i].gather ? inputs[i].data : s.sources[i].data + row * inputs[i].row_bytes);
+    if (!s.clock) return;
+    s.clock->step += 1;
+    s.clock->counter += 1;
+    if (s.lr) s.clock->lr = s.lr[step];
+  };
+  auto conclude = [&](i64 step) {
+    for (const Record& record : s.records) memcpy(record.to + step * static_cast<i64>(record.size), record.from, record.size);
+    done = step + 1;
+    auto now = std::chrono::steady_clock::now();
+    if (s.interrupted && now - last_asked > std::chrono::milliseconds(20)) {
+      stop = s.interrupted();
+      last_asked = std::chrono::steady_clock::now();
+    }
+  };
+  auto gather = [&](const Team& team) {
+    for (size_t i = 0; i < inputs.size(); i++) {
+      if (!s.sources[i].gather) continue;
+      size_t bytes = static_cast<size_t>(inputs[i].row_bytes);
+      share_range(team, batch, 16, [&](i64 begin, i64 end) {
+        for (i64 r = begin; r < end; r++)
+          memcpy(inputs[i].data + r * inputs[i].row_bytes, s.sources[i].data + order_[static_cast<size_t>(r)] * inputs[i].row_bytes, bytes);
+      });
+    }
+  };
+
+  run_team(size, [&](const Team& team) {
+    for (i64 step = 0; step < s.count && !stop; step++) {
+      if (team.rank == 0) prepare(step);
+      barrier(team);
+      if (s.shuffle) {
+        gather(team);
+        barrier(team);
+      }
+      run_calls(first, count, scratch_.get(), team);
+      if (team.rank == 0) conclude(step);
+      barrier(team);
+    }
+  });
+  for (const Input& input : inputs) bind(input, input.data);
+  return done;
+}
+
+namespace {
+// splitmix64's finaliser (Steele, Lea & Flood 2014).
+u64 mix(u64 z) {
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+}  // namespace
+
+i64 permuted(i64 i, i64 n, u64 seed, u64 epoch) {
+  // A Feistel network over the smallest even number of bits that holds n, walked until it lands
+  // inside 0..n-1 (Black & Rogaway 2002). Any position is found without the ones before it.
+  if (n <= 1) return i;
+  int half = 1;
+  while (half < 31 && (i64{1} << (2 * half)) < n) half++;
+  u64 mask = (u64{1} << half) - 1;
+  u64 x = static_cast<u64>(i), key = mix(mix(seed) + 0x9E3779B97F4A7C15u * (epoch + 1));
+  do {
+    u64 left = x >> half, right = x & mask;
+    for (u64 round = 0; round < 6; round++) {
+      u64 next = left ^ (mix(right + mix(key + round)) & mask);
+      left = right;
+      right = next;
+    }
+    x = left << half | right;
+  } while (x >= static_cast<u64>(n));
+  return static_cast<i64>(x);
+}
+
+}  // namespace fnn

@@ -1,0 +1,117 @@
+// A training step as a list of (kernel, arguments), recorded once and replayed without Python,
+// without allocation and without leaving the team of threads between kernels.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "../core/contract.h"
+
+namespace fnn {
+
+// Runs calls in order on one team; `scratch` serves all of them in turn.
+void run_calls(const Call* calls, size_t count, char* scratch, const Team& team);
+
+// Bytes of workspace that the largest call needs with that many threads.
+i64 scratch_bytes(const Call* calls, size_t count, int threads);
+
+// How many threads the costliest call can use.
+int team_size(const Call* calls, size_t count);
+
+// Runs calls now, on as many threads as pay, with a workspace kept for the next time.
+void run_now(Call* calls, size_t count);
+
+struct FreeDeleter {
+  void operator()(char* p) const;
+};
+typedef std::unique_ptr<char, FreeDeleter> Buffer;
+Buffer allocate(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
+
+// Memory of a plan: blocks given back while recording are used again by later results, so that
+// a plan takes what the same calls would take at their peak if run one by one.
+class Arena {
+ public:
+  char* take(size_t bytes);
+  void give_back(char* block);
+  size_t bytes() const;
+
+ private:
+  struct Block {
+    Buffer memory;
+    size_t size;
+    bool free;
+  };
+  std::vector<Block> blocks_;
+};
+
+// Where a recorded call's argument lies in the memory of one of the plan's inputs: replaying on
+// other memory means writing another pointer there.
+struct Patch {
+  size_t call;
+  int slot;
+  i64 offset;
+};
+
+struct Input {
+  char* data;  // the placeholder in the arena
+  i64 rows, row_bytes;
+  std::vector<Patch> patches;
+};
+
+// One number of every step, copied to the caller's array: loss, gradient norm, correct count.
+struct Record {
+  const void* from;
+  char* to;
+  size_t size;
+};
+
+// Numbers that change from step to step; the kernels read them through pointers.
+struct Clock {
+  double step = 0;  // updates done, this one included
+  double lr = 0;
+  i64 counter = 0;  // for the random bits of dropout
+};
+
+struct Source {
+  const char* data;
+  bool gather;  // copy rows in shuffled order; else use the rows where they lie
+};
+
+struct Steps {
+  const Source* sources;  // one per input
+  i64 rows;               // rows that the sources hold
+  i64 first_row, count;   // first row in the order of this run, number of steps
+  bool wrap;              // start over at the end of the sources (not shuffled)
+  bool shuffle;
+  u64 seed, epoch;        // of the permutation
+  const double* lr;       // one per step
+  Clock* clock;           // advanced before each step; may be null
+  std::vector<Record> records;
+  size_t first_call, last_call;  // run only these (the gradients, the update)
+  bool (*interrupted)();  // asked between steps, now and then; true ends the run
+};
+
+class Plan {
+ public:
+  Arena arena;
+  std::vector<Call> calls;
+  std::vector<Input> inputs;
+  size_t commit = 0;  // calls from here on change the model
+
+  void add(const OpInfo& op, bool f64, const Slot* slots);
+  void finish();  // finds the patches; call once, after recording
+
+  // Number of steps done: fewer than asked for only after an interruption.
+  i64 run(const Steps& steps);
+
+ private:
+  Buffer scratch_;
+  i64 scratch_size_ = -1;
+  std::vector<i64> order_;  // rows of the batch at hand
+  void bind(const Input& input, const char* data);
+  void reserve_scratch(int threads);
+};
+
+// Row at position i of the seeded permutation of 0..n-1.
+i64 permuted(i64 i, i64 n, u64 seed, u64 epoch);
+
+}  // namespace fnn

@@ -1,0 +1,88 @@
+// Arrays of any library, seen as pointer, type, shape and strides; and results made as arrays of
+// the caller's library. NumPy is read straight from its object, everything else through DLPack.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "../core/contract.h"
+#include "../core/dlpack.h"
+#include "../plan/plan.h"
+
+namespace fnn {
+
+namespace py = pybind11;
+
+enum class DType : u8 { f32, f64, f16, bf16, i8, i16, i32, i64_, u8_, u16, u32, u64_, boolean, other };
+enum class Library : u8 { none, numpy, torch, jax, cupy, dlpack };
+
+const char* name_of(Library library);
+size_t item_size(DType dtype);
+bool is_integer(DType dtype);
+DType dtype_of(Type type, bool f64);
+
+struct View {
+  char* data = nullptr;
+  DType dtype = DType::other;
+  Library library = Library::none;
+  bool writeable = true;
+  int ndim = 0;
+  i64 shape[kMaxAxes];
+  i64 strides[kMaxAxes];       // bytes
+  PyObject* object = nullptr;  // borrowed
+  DLManagedTensor* managed = nullptr;
+
+  View() = default;
+  View(const View&) = delete;
+  View& operator=(const View&) = delete;
+  View(View&& other) noexcept { take(other); }
+  View& operator=(View&& other) noexcept {
+    release();
+    take(other);
+    return *this;
+  }
+  ~View() { release(); }
+
+  i64 size() const;
+  bool contiguous() const;  // C order
+  bool aligned() const;
+  // First and one-past-last byte that the array touches.
+  std::pair<const char*, const char*> extent() const;
+  bool overlaps_itself() const;
+
+ private:
+  void release() {
+    if (managed && managed->deleter) managed->deleter(managed);
+    managed = nullptr;
+  }
+  void take(View& other) {
+    memcpy(static_cast<void*>(this), static_cast<const void*>(&other), sizeof *this);
+    other.managed = nullptr;
+  }
+};
+
+// Fills `view`; throws TypeError or DTypeError beginning with "op: name ..." for what is no array.
+void view_array(PyObject* object, View& view, const char* op, const char* name);
+
+// "float32 (2, 3)" for an array, the type's name for anything else.
+std::string describe(PyObject* object);
+std::string shape_text(const i64* shape, int ndim);
+
+// A new C-contiguous array of that library; its memory is in *data.
+py::object new_array(Library library, PyObject* like, DType dtype, const i64* shape, int ndim,
+                     void** data);
+// A NumPy array over memory that `base` keeps alive.
+py::object wrap_memory(DType dtype, const i64* shape, int ndim, void* data, py::handle base);
+
+// A NumPy array in a plan's arena; its block goes back to the arena with the last reference to it.
+py::object placeholder(const std::shared_ptr<Plan>& plan, DType dtype, const i64* shape, int ndim, void** data);
+
+// Copies element-wise between layouts of the same shape and item size.
+void copy_strided(char* to, const i64* to_strides, const char* from, const i64* from_strides,
+                  const i64* shape, int ndim, size_t item);
+void c_strides(const i64* shape, int ndim, size_t item, i64* strides);
+
+[[noreturn]] void raise(const char* class_name, const std::string& message);  // from fastnn.errors
+
+}  // namespace fnn

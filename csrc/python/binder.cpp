@@ -1,0 +1,520 @@
+#include "binder.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fnn {
+
+thread_local Recorder* recorder = nullptr;
+
+namespace {
+
+std::string dim_name(const OpInfo& op, int slot) {
+  for (const Field& f : op.fields)
+    if (f.kind == Kind::dim && f.slot == slot) return f.name;
+  return "?";
+}
+
+bool is_none(PyObject* o) { return !o || o == Py_None; }
+
+std::string type_name(PyObject* o) { return Py_TYPE(o)->tp_name; }
+
+}  // namespace
+
+i64 Binder::product(const i64* shape, int count, const Field& f) const {
+  i64 n = 1;
+  for (int i = 0; i < count; i++)
+    if (__builtin_mul_overflow(n, shape[i], &n))
+      throw py::value_error(where(f) + " has more elements than 63 bits count: " + shape_text(shape, count));
+  return n;
+}
+
+void Binder::bind() {
+  const auto& fields = op_.fields;
+  int count = static_cast<int>(fields.size());
+  for (int i = 0; i < count; i++) {
+    const Field& f = fields[i];
+    if (f.kind == Kind::dim) call.slots[f.slot].i = -1;
+    if (f.kind == Kind::scratch) call.slots[f.slot].p = nullptr;
+    if (f.kind >= Kind::real && f.kind != Kind::choice && f.kind != Kind::scratch) bind_number(i);
+    if (f.kind == Kind::choice) bind_choice(i);
+  }
+  for (int i = 0; i < count; i++) {
+    if (fields[i].kind == Kind::mat) bind_matrix(i);
+    else if (fields[i].is_array()) bind_array(i);
+    else if (fields[i].kind == Kind::targets) bind_targets(i);
+  }
+  for (int i = 0; i < count; i++)
+    if (fields[i].kind == Kind::dim && call.slots[fields[i].slot].i < 0) call.slots[fields[i].slot].i = 0;
+  if (const char* text = op_.check(call.slots, call.f64))
+    throw py::value_error(op_.name + ": " + fill_in(op_, call.slots, text));
+  bind_results();
+  check_overlaps();
+  // Only now, when nothing can be refused any more, may memory of the caller be copied.
+  for (Temporary& t : temporaries_) {
+    View& v = views_[t.field];
+    const Field& f = fields[t.field];
+    if (f.is_result()) continue;
+    i64 strides[kMaxAxes];
+    c_strides(v.shape, v.ndim, item_size(v.dtype), strides);
+    copy_strided(t.memory.get(), strides, v.data, v.strides, v.shape, v.ndim, item_size(v.dtype));
+  }
+}
+
+// ---- numbers -------------------------------------------------------------------------------
+
+void Binder::bind_number(int i) {
+  const Field& f = op_.fields[i];
+  Slot& slot = call.slots[f.slot];
+  PyObject* value = values[i];
+  if (!value && f.standard.empty()) throw py::type_error(op_.name + ": missing argument " + f.name);
+  bool real = f.kind == Kind::real || f.kind == Kind::scalar;
+  bool pointer = f.kind == Kind::scalar || f.kind == Kind::counter;
+  if (pointer && recorder && value && py::isinstance<py::array>(value)) {
+    auto array = py::reinterpret_borrow<py::array>(value);
+    if (array.ndim() != 0 || array.dtype().char_() != (real ? 'd' : 'l'))
+      throw py::type_error(where(f) + " must be a 0-d " + (real ? "float64" : "int64") +
+                           " array while recording, got " + describe(value));
+    slot.p = array.data();
+    recorder->keep_alive.append(array);
+    return;
+  }
+  if (pointer && recorder && value)
+    throw py::type_error(where(f) + " must be a 0-d array while recording, got " + type_name(value));
+  double number = 0;
+  i64 integer = 0;
+  if (!value) {
+    if (real) number = f.number;
+    else integer = f.integer;
+  } else if (real) {
+    number = PyFloat_AsDouble(value);
+    if (number == -1 && PyErr_Occurred()) {
+      PyErr_Clear();
+      throw py::type_error(where(f) + " must be a number, got " + describe(value));
+    }
+  } else if (f.kind == Kind::flag) {
+    int truth = PyBool_Check(value) || PyLong_Check(value) || PyObject_HasAttrString(value, "dtype")
+                    ? PyObject_IsTrue(value) : -1;
+    if (truth < 0) {
+      PyErr_Clear();
+      throw py::type_error(where(f) + " must be True or False, got " + describe(value));
+    }
+    integer = truth;
+  } else {
+    py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(value));
+    if (!index) {
+      PyErr_Clear();
+      throw py::type_error(where(f) + " must be an integer, got " + describe(value));
+    }
+    bool is_seed = f.name == "seed";
+    integer = is_seed ? static_cast<i64>(PyLong_AsUnsignedLongLong(index.ptr())) : PyLong_AsLongLong(index.ptr());
+    if (PyErr_Occurred()) {
+      PyErr_Clear();
+      throw py::value_error(where(f) + (is_seed ? " must be in 0 .. 2^64 - 1, got " : " must fit 64 bits, got ") +
+                            std::string(py::str(index)));
+    }
+  }
+  numbers_[i] = number;
+  counters_[i] = integer;
+  if (f.kind == Kind::scalar) slot.p = &numbers_[i];
+  else if (f.kind == Kind::counter) slot.p = &counters_[i];
+  else if (real) slot.d = number;
+  else slot.i = integer;
+}
+
+void Binder::bind_choice(int i) {
+  const Field& f = op_.fields[i];
+  PyObject* value = values[i];
+  Slot& slot = call.slots[f.slot];
+  i64 standard = f.integer;
+  slot.i = standard;
+  if (!value || (value == Py_None && standard < 0)) return;
+  std::string word = PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : "";
+  auto found = std::find(f.words.begin(), f.words.end(), word);
+  slot.i = found - f.words.begin();
+  if (found != f.words.end()) return;
+  std::string words;
+  for (const std::string& w : f.words) words += (words.empty() ? "'" : ", '") + w + "'";
+  std::string got = PyUnicode_Check(value) ? "'" + word + "'" : describe(value);
+  throw py::value_error(where(f) + " must be " + (standard < 0 ? "None, " : "") + words + ", got " + got);
+}
+
+// ---- arrays --------------------------------------------------------------------------------
+
+std::string Binder::expected(const Field& f) const {
+  const char* types[] = {"float32 or float64", "integers", "uint8", "bool"};
+  std::string text = types[static_cast<int>(f.type)];
+  if (f.type == Type::T && type_field_ >= 0) text = call.f64 ? "float64" : "float32";
+  if (f.kind == Kind::targets) text = "integers";
+  text += " of shape " + (f.kind == Kind::targets ? "(" + dim_name(op_, f.axes[0].slot) + ",)" : f.shape);
+  std::string with;
+  size_t known = f.kind == Kind::targets ? 1 : f.axes.size();
+  for (size_t a = 0; a < known; a++) {
+    int slot = f.axes[a].slot;
+    if (f.axes[a].group && axes_[slot].count >= 0)
+      with += (with.empty() ? " with " : ", ") + dim_name(op_, slot) + "...=" + shape_text(axes_[slot].shape, axes_[slot].count);
+    else if (!f.axes[a].group && call.slots[slot].i >= 0)
+      with += (with.empty() ? " with " : ", ") + dim_name(op_, slot) + "=" + std::to_string(call.slots[slot].i);
+  }
+  return text + with;
+}
+
+void Binder::wrong_shape(const Field& f, const View& v) const {
+  raise("ShapeError", where(f) + " must be " + expected(f) + ", got " + describe(v.object));
+}
+
+void Binder::wrong_dtype(const Field& f, PyObject* object) const {
+  std::string text = where(f) + " must be " + expected(f) + ", got " + describe(object);
+  std::string dtype = describe(object);
+  if (dtype.starts_with(">")) {
+    dtype = dtype.substr(1, dtype.find(' ') - 1);
+    text = where(f) + " is big-endian ('>" + dtype + "'); use .astype('<" + dtype + "')";
+  } else if (type_field_ >= 0 && f.type == Type::T) {
+    const Field& first = op_.fields[type_field_];
+    text += " (" + first.name + " is " + (call.f64 ? "float64" : "float32") + "); all arrays of one call have one type";
+  }
+  raise("DTypeError", text);
+}
+
+void Binder::take_library(const Field& f, const View& v) {
+  if (library_ == Library::none) {
+    library_ = v.library;
+    like_ = v.object;
+  } else if (library_ != v.library) {
+    throw py::type_error(where(f) + " is an array of " + name_of(v.library) + " but the arrays before it are of " +
+                         name_of(library_) + "; all arrays of one call come from one library");
+  }
+}
+
+void Binder::take_type(int i) {
+  const Field& f = op_.fields[i];
+  const View& v = views_[i];
+  if (f.type == Type::T) {
+    bool f64 = v.dtype == DType::f64;
+    if (!f64 && v.dtype != DType::f32) wrong_dtype(f, v.object);
+    if (type_field_ >= 0 && f64 != call.f64) wrong_dtype(f, v.object);
+    if (type_field_ < 0) type_field_ = i, call.f64 = f64;
+  } else if (f.type == Type::i64 ? !is_integer(v.dtype) : v.dtype != dtype_of(f.type, false)) {
+    wrong_dtype(f, v.object);
+  }
+}
+
+void Binder::settle_dim(int slot, const i64* shape, int count, const Field& f, const View& v) {
+  i64& length = call.slots[slot].i;
+  if (length >= 0 && axes_[slot].count >= 0) {
+    if (count != axes_[slot].count || !std::equal(shape, shape + count, axes_[slot].shape)) wrong_shape(f, v);
+    return;
+  }
+  i64 n = product(shape, count, f);
+  if (length >= 0 && length != n) wrong_shape(f, v);
+  length = n;
+  axes_[slot] = {shape, count};
+}
+
+void Binder::match_shape(const Field& f, const View& v) {
+  int plain = 0, grouped = 0;
+  for (const Axis& axis : f.axes) (axis.group ? grouped : plain)++;
+  int rest = v.ndim - plain;
+  if (rest < 0 || (!grouped && rest)) wrong_shape(f, v);
+  product(v.shape, v.ndim, f);
+  int at = 0;
+  for (const Axis& axis : f.axes) {
+    if (axis.group) {
+      settle_dim(axis.slot, v.shape + at, rest, f, v);
+      at += rest;
+      continue;
+    }
+    i64& length = call.slots[axis.slot].i;
+    if (length >= 0 && length != v.shape[at]) wrong_shape(f, v);
+    length = v.shape[at++];
+  }
+}
+
+void Binder::require_writeable(const Field& f, const View& v) {
+  if (v.library == Library::jax)
+    throw py::type_error(where(f) + " would be written in place, which JAX arrays don't allow; use fastnn.jax");
+  if (!v.writeable) throw py::value_error(where(f) + " is read-only and would be written");
+  if (v.overlaps_itself())
+    throw py::value_error(where(f) + " has internal overlap (several elements share memory) and would be written");
+}
+
+// The kernel gets the caller's memory where its layout allows, else a C-contiguous copy.
+void Binder::use_memory(int i, bool copy_back) {
+  View& v = views_[i];
+  Slot& slot = call.slots[op_.fields[i].slot];
+  slot.p = v.data;
+  if (v.contiguous() && v.aligned()) {
+    if (recorder) recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
+    return;
+  }
+  if (recorder) throw py::value_error(where(op_.fields[i]) + " must be C-contiguous while recording");
+  temporaries_.push_back({allocate(static_cast<size_t>(v.size()) * item_size(v.dtype)), i, copy_back});
+  slot.p = temporaries_.back().memory.get();
+}
+
+void Binder::bind_array(int i) {
+  const Field& f = op_.fields[i];
+  if (is_none(values[i])) {
+    if (!f.optional()) {
+      if (values[i]) throw py::type_error(where(f) + " must be an array, got None");
+      throw py::type_error(op_.name + ": missing argument " + f.name + ": " + expected(f));
+    }
+    call.slots[f.slot].p = nullptr;
+    return;
+  }
+  View& v = views_[i];
+  view_array(values[i], v, op_.name.c_str(), f.name.c_str());
+  take_library(f, v);
+  take_type(i);
+  match_shape(f, v);
+  if (f.is_inout()) require_writeable(f, v);
+  if (f.type == Type::i64) bind_indices(i);
+  else use_memory(i, f.is_inout());
+}
+
+void Binder::bind_matrix(int i) {
+  const Field& f = op_.fields[i];
+  if (is_none(values[i])) throw py::type_error(op_.name + ": missing argument " + f.name + ": an array");
+  View& v = views_[i];
+  view_array(values[i], v, op_.name.c_str(), f.name.c_str());
+  take_library(f, v);
+  take_type(i);
+  const Field* flag = op_.find("transpose_" + f.name);
+  bool transpose = flag && call.slots[flag->slot].i;
+  bool leading = f.name == "a" && !transpose;
+  if (v.ndim < 2 || (v.ndim > 2 && !leading))
+    raise("ShapeError", where(f) + " must be 2-D" + (leading ? " or have leading dimensions" : "") + ", got " + describe(v.object));
+  product(v.shape, v.ndim, f);
+  i64 item = static_cast<i64>(item_size(v.dtype));
+  bool usable = v.aligned() && v.strides[v.ndim - 1] % item == 0 && v.strides[v.ndim - 2] % item == 0;
+  if (!usable || (v.ndim > 2 && !v.contiguous())) use_memory(i, false);
+  else call.slots[f.slot].p = v.data;
+  if (recorder) recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
+  bool copied = call.slots[f.slot].p != v.data;
+  i64 inner = v.shape[v.ndim - 1];
+  i64 row = copied || v.ndim > 2 ? inner : v.strides[0] / item;
+  i64 column = copied || v.ndim > 2 ? 1 : v.strides[v.ndim - 1] / item;
+  if (transpose) std::swap(row, column);
+  call.slots[f.slot + 1].i = row;
+  call.slots[f.slot + 2].i = column;
+  i64 rows = transpose ? v.shape[1] : v.shape[0];
+  if (f.name == "b" && call.slots[f.axes[0].slot].i != rows) wrong_inner(i);
+  if (leading) {
+    axes_[f.axes[0].slot] = {v.shape, v.ndim - 1};
+    rows = product(v.shape, v.ndim - 1, f);
+  }
+  call.slots[f.axes[0].slot].i = rows;
+  call.slots[f.axes[1].slot].i = transpose ? v.shape[0] : inner;
+}
+
+void Binder::wrong_inner(int b) const {
+  auto text = [&](int i) {
+    const Field* flag = op_.find("transpose_" + op_.fields[i].name);
+    return op_.fields[i].name + " is " + describe(values[i]) + (call.slots[flag->slot].i ? " transposed" : "");
+  };
+  raise("ShapeError", op_.name + ": inner lengths differ: " + text(b - 1) + ", " + text(b));
+}
+
+// Indices are copied to int64 first: other threads may change them while the kernel runs.
+void Binder::bind_indices(int i) {
+  const Field& f = op_.fields[i];
+  View& v = views_[i];
+  Slot& slot = call.slots[f.slot];
+  if (recorder) {
+    if (v.dtype != DType::i64_ || !v.contiguous())
+      throw py::type_error(where(f) + " must be contiguous int64 while recording, got " + describe(v.object));
+    recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
+    slot.p = v.data;
+    return;
+  }
+  Buffer memory = allocate(static_cast<size_t>(v.size()) * 8);
+  i64* to = reinterpret_cast<i64*>(memory.get());
+  for (i64 r = 0; r < v.size(); r++) {
+    const char* from = v.data + r * v.strides[0];
+    u64 raw = 0;
+    memcpy(&raw, from, item_size(v.dtype));
+    int shift = 64 - 8 * static_cast<int>(item_size(v.dtype));
+    bool is_signed = v.dtype <= DType::i64_;
+    to[r] = is_signed ? static_cast<i64>(raw << shift) >> shift : static_cast<i64>(raw);
+    if (!is_signed && to[r] < 0)
+      raise("LabelError", where(f) + ": " + std::to_string(raw) + " at row " + std::to_string(r) + " is too large");
+  }
+  slot.p = to;
+  indices_.push_back(std::move(memory));
+}
+
+void Binder::bind_targets(int i) {
+  const Field& f = op_.fields[i];
+  if (is_none(values[i])) throw py::type_error(op_.name + ": missing argument " + f.name + ": " + expected(f));
+  View& v = views_[i];
+  view_array(values[i], v, op_.name.c_str(), f.name.c_str());
+  take_library(f, v);
+  Slot& labels = call.slots[f.slot];
+  Slot& probabilities = call.slots[f.slot + 1];
+  labels.p = probabilities.p = nullptr;
+  i64 n = call.slots[f.axes[0].slot].i, c = call.slots[f.axes[1].slot].i;
+  if (v.dtype == DType::f32 || v.dtype == DType::f64) {
+    if ((v.dtype == DType::f64) != call.f64 || v.ndim != 2) {
+      if (v.ndim != 2) wrong_dtype(f, v.object);
+      raise("DTypeError", where(f) + " must be integers, or probabilities of the type of " +
+                              op_.fields[type_field_].name + " (" + (call.f64 ? "float64" : "float32") + "), got " + describe(v.object));
+    }
+    if (v.shape[0] != n || v.shape[1] != c)
+      raise("ShapeError", where(f) + " must be probabilities of shape (" + std::to_string(n) + ", " + std::to_string(c) + "), got " + describe(v.object));
+    use_memory(i, false);
+    probabilities.p = labels.p ? labels.p : call.slots[f.slot].p;
+    labels.p = nullptr;
+    return;
+  }
+  if (!is_integer(v.dtype)) wrong_dtype(f, v.object);
+  if (v.ndim != 1 || v.shape[0] != n) wrong_shape(f, v);
+  bind_indices(i);
+  const Field* ignore = op_.find("ignore_index");
+  if (recorder || !ignore) return;
+  const i64* label = static_cast<const i64*>(labels.p);
+  for (i64 r = 0; r < n; r++)
+    if ((label[r] < 0 || label[r] >= c) && label[r] != call.slots[ignore->slot].i)
+      raise("LabelError", op_.name + ": label " + std::to_string(label[r]) + " at row " + std::to_string(r) +
+                              "; valid 0.." + std::to_string(c - 1));
+}
+
+// ---- results -------------------------------------------------------------------------------
+
+bool Binder::wanted(const Field& f) const {
+  if (!f.is_result()) return false;
+  return f.kind != Kind::optout || call.slots[op_.find(f.text)->slot].i;
+}
+
+std::vector<i64> Binder::result_shape(const Field& f) const {
+  if (f.kind == Kind::loss) {
+    const Field* reduction = op_.find("reduction");
+    if (reduction->words[static_cast<size_t>(call.slots[reduction->slot].i)] != "none") return {};
+  }
+  std::vector<i64> shape;
+  for (const Axis& axis : f.axes) {
+    const Axes& axes = axes_[axis.slot];
+    if (axes.count >= 0) shape.insert(shape.end(), axes.shape, axes.shape + axes.count);
+    else shape.push_back(call.slots[axis.slot].i);
+  }
+  return shape;
+}
+
+void Binder::bind_results() {
+  int results = 0;
+  for (const Field& f : op_.fields) results += wanted(f);
+  if (type_field_ < 0 && dtype) {
+    std::string name = py::str(py::module_::import("numpy").attr("dtype")(py::handle(dtype)).attr("name"));
+    if (name != "float32" && name != "float64")
+      raise("DTypeError", op_.name + ": dtype must be float32 or float64, got " + name);
+    call.f64 = name == "float64";
+    type_field_ = 0;
+  }
+  bool tuple = out && PyTuple_Check(out);
+  if (out && out != Py_None && (results > 1 ? !tuple || PyTuple_GET_SIZE(out) != results
+                                            : tuple && PyTuple_GET_SIZE(out) != 1))
+    throw py::type_error(op_.name + ": out must be " +
+                         (results == 1 ? "an array" : "a tuple of " + std::to_string(results) + " arrays or None") +
+                         ", got " + (tuple ? "a tuple of " + std::to_string(PyTuple_GET_SIZE(out)) : describe(out)));
+  int at = 0;
+  for (int i = 0; i < static_cast<int>(op_.fields.size()); i++) {
+    const Field& f = op_.fields[i];
+    if (!f.is_result()) continue;
+    call.slots[f.slot].p = nullptr;
+    if (!wanted(f)) continue;
+    PyObject* given = tuple ? PyTuple_GET_ITEM(out, at) : out;
+    at++;
+    if (!is_none(given)) bind_out(i, given);
+  }
+  for (int i = 0; i < static_cast<int>(op_.fields.size()); i++)
+    if (wanted(op_.fields[i]) && !call.slots[op_.fields[i].slot].p) make_out(i);
+  std::sort(results_.begin(), results_.end(), [](const Result& a, const Result& b) { return a.field < b.field; });
+}
+
+void Binder::bind_out(int i, PyObject* given) {
+  const Field& f = op_.fields[i];
+  View& v = views_[i];
+  view_array(given, v, op_.name.c_str(), ("out (" + f.name + ")").c_str());
+  take_library(f, v);
+  if (type_field_ < 0 && f.type == Type::T && (v.dtype == DType::f32 || v.dtype == DType::f64)) {
+    call.f64 = v.dtype == DType::f64;
+    type_field_ = i;
+  }
+  std::vector<i64> shape = result_shape(f);
+  DType dtype = dtype_of(f.type, call.f64);
+  std::string must = op_.name + ": out (" + f.name + ") must be " + (dtype == DType::f32 ? "float32" : dtype == DType::f64 ? "float64" : dtype == DType::i64_ ? "int64" : dtype == DType::u8_ ? "uint8" : "bool") +
+                     " of shape " + shape_text(shape.data(), static_cast<int>(shape.size())) + ", got " + describe(given);
+  if (v.dtype != dtype) raise("DTypeError", must);
+  if (v.ndim != static_cast<int>(shape.size()) || !std::equal(shape.begin(), shape.end(), v.shape)) raise("ShapeError", must);
+  require_writeable(f, v);
+  use_memory(i, true);
+  if (!call.slots[f.slot].p) call.slots[f.slot].p = &numbers_[i];  // a zero-size array without memory
+  results_.push_back({i, py::reinterpret_borrow<py::object>(given), false});
+}
+
+void Binder::make_out(int i) {
+  const Field& f = op_.fields[i];
+  std::vector<i64> shape = result_shape(f);
+  i64 n = product(shape.data(), static_cast<int>(shape.size()), f);
+  DType dtype = dtype_of(f.type, call.f64);
+  if (n > (i64{1} << 62) / static_cast<i64>(item_size(dtype))) throw py::value_error(where(f) + ": result too large");
+  int ndim = static_cast<int>(shape.size());
+  void* data = nullptr;
+  py::object array;
+  if (recorder) {
+    array = placeholder(recorder->plan, dtype, shape.data(), ndim, &data);
+  } else {
+    Library library = library_ == Library::none ? Library::numpy : library_;
+    array = new_array(library, like_, dtype, shape.data(), ndim, &data);
+  }
+  call.slots[f.slot].p = data ? data : &numbers_[i];
+  results_.push_back({i, std::move(array), ndim == 0 && !recorder && library_ == Library::numpy});
+}
+
+void Binder::check_overlaps() const {
+  const auto& fields = op_.fields;
+  for (int w = 0; w < static_cast<int>(fields.size()); w++) {
+    const View& written = views_[w];
+    if (!written.object || !(fields[w].is_inout() || fields[w].is_result())) continue;
+    for (int r = 0; r < static_cast<int>(fields.size()); r++) {
+      const View& other = views_[r];
+      bool both_written = fields[r].is_inout() || fields[r].is_result();
+      if (!other.object || r == w || (both_written && r > w)) continue;
+      auto [low, high] = written.extent();
+      auto [other_low, other_high] = other.extent();
+      if (high <= other_low || other_high <= low) continue;
+      bool same = written.data == other.data && written.dtype == other.dtype && written.ndim == other.ndim &&
+                  std::equal(written.shape, written.shape + written.ndim, other.shape) &&
+                  std::equal(written.strides, written.strides + written.ndim, other.strides);
+      bool in_place_pair = fields[w].name == "dlogits" && fields[r].name == "logits";
+      in_place_pair |= fields[w].name == "dpred" && fields[r].name == "pred";
+      bool may = (op_.elementwise && fields[w].is_result()) || in_place_pair;
+      if (same && may && !both_written) continue;
+      if (!same && written.library == Library::numpy &&
+          !py::module_::import("numpy").attr("shares_memory")(py::handle(written.object), py::handle(other.object)).cast<bool>())
+        continue;
+      auto label = [&](int i) { return fields[i].is_result() ? "out (" + fields[i].name + ")" : fields[i].name; };
+      throw py::value_error(op_.name + ": " + label(w) + " and " + label(r) + " overlap in memory, and " + label(w) + " would be written");
+    }
+  }
+}
+
+py::object Binder::finish() {
+  for (Temporary& t : temporaries_) {
+    if (!t.copy_back) continue;
+    View& v = views_[t.field];
+    i64 strides[kMaxAxes];
+    c_strides(v.shape, v.ndim, item_size(v.dtype), strides);
+    copy_strided(v.data, v.strides, t.memory.get(), strides, v.shape, v.ndim, item_size(v.dtype));
+  }
+  auto value = [](Result& r) -> py::object {
+    if (!r.scalar) return std::move(r.array);
+    return py::reinterpret_steal<py::object>(PyObject_GetItem(r.array.ptr(), py::tuple().ptr()));
+  };
+  if (results_.empty()) return py::none();
+  if (results_.size() == 1) return value(results_[0]);
+  py::tuple all(results_.size());
+  for (size_t i = 0; i < results_.size(); i++) all[i] = value(results_[i]);
+  return all;
+}
+
+}  // namespace fnn

@@ -1,0 +1,255 @@
+#include "ops.h"
+
+#include <algorithm>
+
+#include "../core/threads.h"
+#include "binder.h"
+
+namespace fnn {
+namespace {
+
+struct PyOp {
+  const OpInfo* info;
+  std::vector<int> parameters;     // fields that are arguments, in the order of the signature
+  std::vector<PyObject*> names;    // their names, interned
+  int positional;                  // how many may be given by position
+  bool has_out, has_dtype;
+  std::string doc;
+  PyMethodDef method;
+};
+
+PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
+
+struct Values {
+  PyObject* by_field[kMaxFields] = {};
+  PyObject *out = nullptr, *dtype = nullptr;
+};
+
+void set_keyword(const PyOp& op, PyObject* name, PyObject* value, Values& values) {
+  for (size_t k = 0; k < op.names.size(); k++) {
+    if (op.names[k] != name && PyUnicode_Compare(op.names[k], name) != 0) continue;
+    PyObject*& slot = values.by_field[op.parameters[k]];
+    if (slot) throw py::type_error(op.info->name + ": argument " + op.info->fields[op.parameters[k]].name + " given twice");
+    slot = value;
+    return;
+  }
+  const char* text = PyUnicode_AsUTF8(name);
+  if (op.has_out && !strcmp(text, "out")) values.out = value == Py_None ? nullptr : value;
+  else if (op.has_dtype && !strcmp(text, "dtype")) values.dtype = value;
+  else throw py::type_error(op.info->name + ": unexpected keyword argument '" + text + "'");
+}
+
+Values parse(const PyOp& op, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  Values values;
+  if (count > op.positional)
+    throw py::type_error(op.info->name + ": takes at most " + std::to_string(op.positional) +
+                         " positional arguments, got " + std::to_string(count));
+  for (Py_ssize_t i = 0; i < count; i++) values.by_field[op.parameters[i]] = args[i];
+  Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+  for (Py_ssize_t i = 0; i < named; i++) set_keyword(op, PyTuple_GET_ITEM(keywords, i), args[count + i], values);
+  return values;
+}
+
+void run(std::vector<Call>& calls) {
+  double cost = 0;
+  for (const Call& call : calls) cost += call.op->cost(call.slots, call.f64);
+  if (cost < 2000) return run_now(calls.data(), calls.size());
+  py::gil_scoped_release release;
+  run_now(calls.data(), calls.size());
+}
+
+void run(Call& call) {
+  // Releasing the interpreter lock costs as much as the smallest kernels.
+  if (call.op->cost(call.slots, call.f64) < 2000) return run_now(&call, 1);
+  py::gil_scoped_release release;
+  run_now(&call, 1);
+}
+
+py::object call_once(const PyOp& op, const Values& values) {
+  Binder binder(*op.info);
+  std::copy(std::begin(values.by_field), std::end(values.by_field), binder.values);
+  binder.out = values.out;
+  binder.dtype = values.dtype;
+  binder.bind();
+  if (recorder) recorder->plan->add(*op.info, binder.call.f64, binder.call.slots);
+  else run(binder.call);
+  return binder.finish();
+}
+
+bool is_list(PyObject* o) { return o && (PyList_Check(o) || PyTuple_Check(o)); }
+
+// Arrays updated by different elements of a list call must not share memory.
+void refuse_shared(const OpInfo& op, const std::vector<std::unique_ptr<Binder>>& binders) {
+  struct Piece {
+    const char *low, *high;
+    std::string name;
+  };
+  std::vector<Piece> pieces;
+  for (size_t b = 0; b < binders.size(); b++)
+    for (size_t i = 0; i < op.fields.size(); i++) {
+      const View& v = binders[b]->view(static_cast<int>(i));
+      if (!op.fields[i].is_inout() || !v.object || v.size() == 0) continue;
+      auto [low, high] = v.extent();
+      pieces.push_back({low, high, op.fields[i].name + "[" + std::to_string(b) + "]"});
+    }
+  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.low < b.low; });
+  for (size_t i = 1; i < pieces.size(); i++)
+    if (pieces[i].low < pieces[i - 1].high)
+      throw py::value_error(op.name + ": " + pieces[i - 1].name + " and " + pieces[i].name + " overlap in memory");
+}
+
+py::object call_lists(const PyOp& op, const Values& values) {
+  const OpInfo& info = *op.info;
+  Py_ssize_t length = PySequence_Fast_GET_SIZE(values.by_field[op.parameters[0]]);
+  for (int p : op.parameters) {
+    PyObject* value = values.by_field[p];
+    if (!info.fields[p].is_array() || !value || value == Py_None) continue;
+    std::string where = info.name + ": " + info.fields[p].name;
+    if (!is_list(value)) throw py::type_error(where + " must be a list as " + info.fields[op.parameters[0]].name + " is");
+    if (PySequence_Fast_GET_SIZE(value) != length)
+      throw py::value_error(where + " must be a list of " + std::to_string(length) + " arrays, got " +
+                            std::to_string(PySequence_Fast_GET_SIZE(value)));
+  }
+  std::vector<std::unique_ptr<Binder>> binders;
+  for (Py_ssize_t j = 0; j < length; j++) {
+    auto binder = std::make_unique<Binder>(info);
+    for (int p : op.parameters) {
+      PyObject* value = values.by_field[p];
+      bool list = info.fields[p].is_array() && is_list(value);
+      binder->values[p] = list ? PySequence_Fast_GET_ITEM(value, j) : value;
+    }
+    binder->bind();
+    if (j && binder->call.f64 != binders[0]->call.f64)
+      raise("DTypeError", info.name + ": " + info.fields[op.parameters[0]].name + "[" + std::to_string(j) +
+                              "] has another type than [0]; all arrays of one call have one type");
+    binders.push_back(std::move(binder));
+  }
+  refuse_shared(info, binders);
+  std::vector<Call> calls;
+  for (auto& binder : binders) calls.push_back(binder->call);
+  if (recorder)
+    for (const Call& call : calls) recorder->plan->add(info, call.f64, call.slots);
+  else
+    run(calls);
+  for (auto& binder : binders) binder->finish();
+  return py::none();
+}
+
+PyObject* call_op(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+  const auto& op = *static_cast<const PyOp*>(PyCapsule_GetPointer(self, nullptr));
+  try {
+    Values values = parse(op, args, count, keywords);
+    bool lists = op.info->in_place && is_list(values.by_field[op.parameters[0]]);
+    return (lists ? call_lists(op, values) : call_once(op, values)).release().ptr();
+  } catch (py::error_already_set& e) {
+    e.restore();
+  } catch (py::builtin_exception& e) {
+    e.set_error();
+  } catch (std::bad_alloc&) {
+    PyErr_SetString(PyExc_MemoryError, (op.info->name + ": not enough memory for the result or workspace").c_str());
+  } catch (std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, (op.info->name + ": " + e.what()).c_str());
+  }
+  return nullptr;
+}
+
+// ---- documentation -------------------------------------------------------------------------
+
+std::string default_text(const Field& f) {
+  if (f.kind == Kind::opt || f.kind == Kind::optinout) return "None";
+  if (f.kind == Kind::flag) return f.integer ? "True" : "False";
+  if (f.kind == Kind::choice) return f.integer < 0 ? "None" : "'" + f.words[static_cast<size_t>(f.integer)] + "'";
+  return f.standard;
+}
+
+// A text signature takes no required argument after one with a default, unless keyword-only.
+std::string signature(const PyOp& op) {
+  std::string text = op.info->name + "(";
+  bool star = false;
+  auto add = [&](const std::string& piece) { text += (text.back() == '(' ? "" : ", ") + piece; };
+  for (int p : op.parameters) {
+    const Field& f = op.info->fields[p];
+    if (f.keyword_only && !star) add("*"), star = true;
+    add(f.name + (f.optional() ? "=" + default_text(f) : ""));
+  }
+  if ((op.has_out || op.has_dtype) && !star) add("*");
+  if (op.has_dtype) add("dtype='float32'");
+  if (op.has_out) add("out=None");
+  return text + ")";
+}
+
+std::string kind_text(const OpInfo& op, const Field& f) {
+  const char* types[] = {"float32 or float64", "integer", "uint8", "bool"};
+  std::string array = std::string(types[static_cast<int>(f.type)]) + " array " + f.shape;
+  switch (f.kind) {
+    case Kind::opt: case Kind::optinout: return array + " or None";
+    case Kind::targets: return "integer array (n,) or float array (n, c)";
+    case Kind::loss: return "number, or array " + f.shape + " with reduction='none'";
+    case Kind::real: case Kind::scalar: return "float" + std::string(f.kind == Kind::scalar ? " or 0-d array" : "");
+    case Kind::integer: case Kind::counter: return "int";
+    case Kind::flag: return "bool";
+    case Kind::choice: {
+      std::string text = "{";
+      for (const std::string& w : f.words) text += (text.size() > 1 ? ", '" : "'") + w + "'";
+      return text + "}" + (f.integer < 0 ? " or None" : "");
+    }
+    default: (void)op; return array;
+  }
+}
+
+std::string documentation(const PyOp& op) {
+  std::string text = signature(op) + "\n--\n\n" + op.info->doc + "\n\nParameters\n----------\n";
+  auto describe_field = [&](const Field& f) {
+    std::string standard = f.is_argument() && f.optional() ? ", default " + default_text(f) : "";
+    bool in_place = f.is_inout();
+    text += f.name + " : " + kind_text(*op.info, f) + standard + (in_place ? ", updated in place" : "") + "\n    " + f.doc + "\n";
+  };
+  for (int p : op.parameters) describe_field(op.info->fields[p]);
+  if (op.has_dtype) text += "dtype : {'float32', 'float64'}\n    Type of the result.\n";
+  if (op.has_out) text += "out : array or tuple of arrays, optional\n    Where the results go; None in a tuple means a new array.\n\nReturns\n-------\n";
+  for (const Field& f : op.info->fields)
+    if (f.is_result()) describe_field(f);
+  text += "\nRaises\n------\nfastnn.DTypeError, fastnn.ShapeError, ValueError, TypeError\n    Before anything is written.\n";
+  if (op.info->find("ignore_index")) text += "fastnn.LabelError\n    A class index outside 0 .. c - 1 that is not ignore_index.\n";
+  return text;
+}
+
+PyOp make_op(const OpInfo& info) {
+  PyOp op{&info, {}, {}, 0, false, false, {}, {}};
+  bool decided = false, floating_result = false;
+  for (size_t i = 0; i < info.fields.size(); i++) {
+    const Field& f = info.fields[i];
+    if (i >= kMaxFields) throw std::logic_error(info.name + ": more than kMaxFields fields");
+    op.has_out |= f.is_result();
+    floating_result |= f.is_result() && f.type == Type::T;
+    decided |= (f.is_array()) && f.type == Type::T;
+    if (!f.is_argument()) continue;
+    op.parameters.push_back(static_cast<int>(i));
+    op.names.push_back(interned(f.name.c_str()));
+    op.positional += !f.keyword_only;
+  }
+  op.has_dtype = floating_result && !decided;
+  op.doc = documentation(op);
+  return op;
+}
+
+}  // namespace
+
+void add_ops(py::module_& m) {
+  static std::vector<PyOp> ops;
+  ops.reserve(all_ops().size());
+  py::list names;
+  for (const OpInfo& info : all_ops()) {
+    names.append(info.name);
+    ops.push_back(make_op(info));
+    PyOp& op = ops.back();
+    op.method = {op.info->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_op)),
+                 METH_FASTCALL | METH_KEYWORDS, op.doc.c_str()};
+    py::capsule self(&op);
+    py::str module("fastnn.ops");
+    m.add_object(op.info->name.c_str(), py::reinterpret_steal<py::object>(PyCFunction_NewEx(&op.method, self.ptr(), module.ptr())));
+  }
+  m.attr("op_names") = names;
+}
+
+}  // namespace fnn

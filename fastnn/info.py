@@ -1,0 +1,79 @@
+"""What is built, what this machine has, and what is in use."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastnn import _core
+
+
+def _version() -> str:
+    try:
+        return version("fastnn")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _facts() -> dict[str, Any]:
+    levels = _core.isa_levels()
+    return {
+        "fastnn": {"version": _version(), "python": platform.python_version(), "platform": sys.platform},
+        "cpu": {
+            "name": _cpu_name(),
+            "isa": _core.isa(),
+            "isa_available": [name for name, has in levels.items() if has],
+            "isa_built": list(levels),
+            "threads": _core.get_num_threads(),
+            "available_cpus": _core.available_cpus(),
+            "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        },
+        "cuda": {
+            "built": False,
+            "available": False,
+            "devices": [],
+            "architectures": [],
+            "why_not": "this version of fastnn has no CUDA kernels yet",
+        },
+    }
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Show versions, instruction sets, threads and CUDA, in use and available.
+
+    Parameters
+    ----------
+    mode : {'stdout', 'dicts'}, default 'stdout'
+        Print, or return nested dictionaries, as ``numpy.show_config``.
+
+    Returns
+    -------
+    dict or None
+        With ``mode='dicts'``, the keys ``fastnn``, ``cpu`` and ``cuda``.
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"show_config: mode must be 'stdout' or 'dicts', got {mode!r}")
+    facts = _facts()
+    if mode == "dicts":
+        return facts
+    for section, values in facts.items():
+        print(f"{section}:")
+        for name, value in values.items():
+            text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            print(f"  {name}: {text}")
+    return None
