@@ -50,6 +50,14 @@ class Loss:
         """Number of right answers, an int64 array of shape (); None for a regression loss."""
         return None
 
+    def answers(self, target: Array) -> int:
+        """Number of answers that `correct` judges."""
+        return len(target)
+
+    def weight_of(self, target: Array, sample_weight: Array | None = None) -> float:
+        """What the mean over these targets divides by, up to a constant factor."""
+        return float(len(target) if sample_weight is None else sample_weight.sum(dtype="float64"))
+
 
 @dataclass(frozen=True, eq=False)
 class CrossEntropy(Loss):
@@ -112,6 +120,20 @@ class CrossEntropy(Loss):
         """Rows whose largest score is the target's: an int64 array of shape ()."""
         return ops.count_correct(pred, target)
 
+    def answers(self, target: Array) -> int:
+        """Number of rows that are not ignored."""
+        return int((target != self.ignore_index).sum()) if target.ndim == 1 else len(target)
+
+    def weight_of(self, target: Array, sample_weight: Array | None = None) -> float:
+        """Sum of the weights of the rows that contribute."""
+        if target.ndim == 2 or (self.weight is None and self.answers(target) == len(target)):
+            return super().weight_of(target, sample_weight)
+        counts = target != self.ignore_index
+        rows = target[counts]
+        weights = 1.0 if self.weight is None else self.weight[rows]
+        samples = 1.0 if sample_weight is None else sample_weight[counts]
+        return float((weights * samples * (rows == rows)).sum(dtype="float64"))
+
 
 @dataclass(frozen=True, eq=False)
 class BinaryCrossEntropy(Loss):
@@ -159,6 +181,10 @@ class BinaryCrossEntropy(Loss):
     def correct(self, pred: Array, target: Array) -> Array:
         """Elements with ``(pred > 0) == (target > 1/2)``: an int64 array of shape ()."""
         return ops.count_correct_binary(pred, target)
+
+    def answers(self, target: Array) -> int:
+        """Number of elements."""
+        return int(target.size)
 
 
 @dataclass(frozen=True)

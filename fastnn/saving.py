@@ -1,0 +1,107 @@
+"""Checkpoints of a Trainer: what is saved under which name, and how it is put back."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastnn import checkpoint
+from fastnn.config import from_config, to_config
+from fastnn.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from fastnn.trainer import Trainer
+
+__all__ = ["load", "save"]
+
+_OPTIMIZER = "optimizer."
+_PARTS = ("model", "loss", "optimizer", "schedule")
+
+
+def _describe(part: Any) -> Any:
+    """The configuration of a built-in object; None for a class of one's own."""
+    try:
+        return to_config(part)
+    except (TypeError, ValueError):
+        return None
+
+
+def save(trainer: "Trainer", path: str | Path) -> None:
+    """Write everything that the next step depends on."""
+    arrays = {name: np.asarray(a) for name, a in trainer.model.state_dict().items()}
+    for state, flat in trainer._state.items():
+        for name, view in trainer._flat.named(flat).items():
+            arrays[f"{_OPTIMIZER}{state}.{name}"] = view
+    metadata = {
+        **{part: _describe(getattr(trainer, part)) for part in _PARTS},
+        "precision": trainer.precision,
+        "seed": trainer.seed,
+        "clip_grad_norm": trainer.clip_grad_norm,
+        "check_finite": trainer.check_finite,
+        "step": trainer.updates,
+        "counter": int(trainer._clock.counter),
+        "epoch": trainer._position.epoch,
+        "row": trainer._position.row,
+    }
+    checkpoint.save(path, arrays, metadata)
+
+
+def load(cls: type["Trainer"], path: str | Path, *given: Any) -> "Trainer":
+    """A Trainer as it was when `save` wrote the file."""
+    arrays, metadata = checkpoint.load(path)
+    parts = {
+        name: _part(path, metadata, name) if part is None else part
+        for name, part in zip(_PARTS, given, strict=True)
+    }
+    try:
+        trainer = cls(
+            **parts,
+            precision=metadata["precision"],
+            seed=metadata["seed"],
+            clip_grad_norm=metadata["clip_grad_norm"],
+            check_finite=metadata["check_finite"],
+        )
+        numbers = {name: int(metadata[name]) for name in ("step", "counter", "epoch", "row")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a Trainer's checkpoint ({error!r})") from error
+    _put_back(trainer, path, arrays)
+    trainer._clock.step[...] = numbers["step"]
+    trainer._clock.counter[...] = numbers["counter"]
+    trainer._position.epoch = numbers["epoch"]
+    trainer._position.row = numbers["row"]
+    return trainer
+
+
+def _part(path: str | Path, metadata: dict[str, Any], name: str) -> Any:
+    config = metadata.get(name)
+    if config is None:
+        raise CheckpointError(
+            f"{path}: the {name} is of a class of one's own; pass it: Trainer.load(path, {name}=...)"
+        )
+    try:
+        return from_config(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't rebuild the {name}: {error}") from error
+
+
+def _put_back(trainer: "Trainer", path: str | Path, arrays: dict[str, Any]) -> None:
+    """Fill model and optimizer state from the arrays: all of them, or none."""
+    targets: dict[str, Any] = dict(trainer.model.state_dict())
+    for state, flat in trainer._state.items():
+        for name, view in trainer._flat.named(flat).items():
+            targets[f"{_OPTIMIZER}{state}.{name}"] = view
+    for name in (*targets, *arrays):
+        if name not in arrays or name not in targets:
+            wrong = "lacks" if name in targets else "has an unknown"
+            raise CheckpointError(f"{path}: another model: the file {wrong} array {name!r}")
+        have, want = arrays[name], targets[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise CheckpointError(
+                f"{path}: another model: {name!r} is {have.dtype} {have.shape} in the file, "
+                f"{want.dtype} {want.shape} in the model"
+            )
+    model = {name: a for name, a in arrays.items() if not name.startswith(_OPTIMIZER)}
+    trainer.model.load_state_dict(model)
+    for name, array in arrays.items():
+        if name.startswith(_OPTIMIZER):
+            targets[name][...] = array
