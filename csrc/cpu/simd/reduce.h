@@ -7,6 +7,13 @@
 
 namespace {
 
+// Lanes as doubles.
+FNN_INLINE void store_wide(double* p, Vec<double> v) { store(p, v); }
+FNN_INLINE void store_wide(double* p, Vec<float> v) {
+  store(p, widen_lo(v));
+  store(p + Vec<double>::lanes, widen_hi(v));
+}
+
 template <class T> struct LaneSum;
 
 template <> struct LaneSum<float> {
@@ -17,6 +24,11 @@ template <> struct LaneSum<float> {
     hi = hi + widen_hi(v);
   }
   double total() const { return sum(lo + hi); }
+  Vec<float> lanes() const { return narrow(lo, hi); }
+  void store(double* p) const {
+    ::store(p, lo);
+    ::store(p + Vec<double>::lanes, hi);
+  }
 };
 
 template <> struct LaneSum<double> {
@@ -27,10 +39,22 @@ template <> struct LaneSum<double> {
     low = low + ((high - (s - added)) + (v - added));
     high = s;
   }
+  // Folds like sum(high), with the errors.
   double total() const {
-    double s = sum(high);
-    return s - s == 0 ? s + sum(low) : s;  // an infinite sum's error is NaN
+    double s[Vec<double>::lanes], error = sum(low);
+    ::store(s, high);
+    for (int half = Vec<double>::lanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; i++) {
+        const double a = s[i], b = s[i + half];
+        s[i] = a + b;
+        const double added = s[i] - a;
+        error += (a - (s[i] - added)) + (b - added);
+      }
+    }
+    return s[0] - s[0] == 0 ? s[0] + error : s[0];  // an infinite sum's error is NaN
   }
+  Vec<double> lanes() const { return high + low; }
+  void store(double* p) const { ::store(p, lanes()); }
 };
 
 // Sum of f(at) over begin..end; lanes of the last Vec that lie beyond the end don't count.
@@ -48,6 +72,19 @@ template <class T, class F> FNN_INLINE double sum_vecs(i64 begin, i64 end, F&& f
     total.add(select(first_n<T>(end - i), f(PartVec<T>{i, end - i}), zero<T>()));
   }
   return total.total();
+}
+
+// Largest f(at) over begin..end: NaN is skipped, -inf stands for nothing.
+template <class T, class F> FNN_INLINE T max_vecs(i64 begin, i64 end, F&& f) {
+  constexpr i64 lanes = Vec<T>::lanes;
+  const Vec<T> least = set1(T(-INFINITY));
+  Vec<T> largest = least;
+  i64 i = begin;
+  for (; i + lanes <= end; i += lanes) largest = max(f(WholeVec<T>{i}), largest);
+  if (i < end) {
+    largest = max(select(first_n<T>(end - i), f(PartVec<T>{i, end - i}), least), largest);
+  }
+  return max_lane(largest);
 }
 
 // Sum over 0..n of f(begin, end), the part of one chunk; every thread gets the total. `partials`
