@@ -1,0 +1,117 @@
+// Losses that look at one element at a time, with their gradients: one pass over predictions and
+// targets writes the gradient and adds up the loss, chunk by chunk in a fixed order. What weighs an
+// element is spread to one value an element in short pieces that stay in the cache, so that the
+// inner loop only ever loads whole Vecs.
+#include "simd/math.h"
+#include "simd/reduce.h"
+
+namespace {
+
+enum : i64 { kPiece = 1024 };
+
+// The arguments that the three ops have in common, under one name.
+template <class T> struct Elements {
+  i64 n, f;  // examples, values per example
+  const T *x, *target, *sample_weight, *pos_weight;
+  i64 p;  // pos_weight repeats after this many elements
+  i64 reduction;
+  T *loss, *dx;
+  char* scratch;
+};
+
+template <class T> struct LossAndGradient { Vec<T> loss, gradient; };
+
+enum { kMean, kSum, kNone };
+
+// weights[i / f] for the `count` elements from i on.
+template <class T> void spread(const T* weights, i64 f, i64 i, i64 count, T* out) {
+  for (i64 example = i / f, used = i % f, done = 0; done < count; example++, used = 0) {
+    for (; used < f && done < count; used++) out[done++] = weights[example];
+  }
+}
+
+// weights[i % p] likewise.
+template <class T> void repeat(const T* weights, i64 p, i64 i, i64 count, T* out) {
+  for (i64 k = i % p, done = 0; done < count; done++) {
+    out[done] = weights[k];
+    if (++k == p) k = 0;
+  }
+}
+
+// What the summed loss is divided by.
+template <class T> double divisor(const Elements<T>& e, double* partials, const Team& team) {
+  if (e.reduction != kMean) return 1;
+  if (!e.sample_weight || e.f == 0) return double(e.n) * double(e.f);
+  return double(e.f) * sum_chunks(team, e.n, partials, [&](i64 begin, i64 end) {
+    return sum_vecs<T>(begin, end, [&](auto at) { return at.load(e.sample_weight); });
+  });
+}
+
+// f(x, target, pos_weight) gives the loss of a Vec of elements and its gradient.
+template <class T, class F>
+FNN_INLINE void elementwise_loss(const Elements<T>& e, const Team& team, F&& f) {
+  const i64 elements = e.n * e.f;
+  double* partials = reinterpret_cast<double*>(e.scratch);
+  const double total_weight = divisor(e, partials, team);
+  const double inverse = total_weight == 0 ? 0 : 1 / total_weight;
+  const Vec<T> share_of_loss = set1(T(inverse)), one = set1(T(1));
+
+  auto piece = [&](i64 i, i64 count) {
+    T weight[kPiece], pos_weight[kPiece];
+    if (e.sample_weight) spread(e.sample_weight, e.f, i, count, weight);
+    if (e.pos_weight) repeat(e.pos_weight, e.p, i, count, pos_weight);
+    return sum_vecs<T>(0, count, [&](auto at) {
+      Vec<T> w = e.sample_weight ? at.load(weight) : one;
+      Vec<T> positive = e.pos_weight ? at.load(pos_weight) : one;
+      LossAndGradient<T> r = f(at.load(e.x + i), at.load(e.target + i), positive);
+      at.store(e.dx + i, r.gradient * (w * share_of_loss));
+      Vec<T> loss = w * r.loss;
+      if (e.reduction == kNone) at.store(e.loss + i, loss);
+      return loss;
+    });
+  };
+  double sum = sum_chunks(team, elements, partials + elements / kChunk + 1, [&](i64 begin, i64 end) {
+    double chunk = 0;
+    for (i64 i = begin; i < end; i += kPiece) chunk += piece(i, end - i < kPiece ? end - i : kPiece);
+    return chunk;
+  });
+  if (e.reduction != kNone && team.rank == 0) *e.loss = T(sum * inverse);
+}
+
+}  // namespace
+
+// With s the sigmoid, (1 - t) softplus(z) + pos_weight t softplus(-z); softplus(z) is computed as
+// max(z, 0) + log1p(exp(-|z|)), and the gradient (1 - t) s(z) - pos_weight t s(-z) keeps its
+// relative precision in both tails.
+KERNEL(sigmoid_cross_entropy) {
+  const Elements<T> e{a.n, a.f, a.logits, a.targets, a.sample_weight, a.pos_weight, a.p,
+                      a.reduction, a.loss, a.dlogits, a.scratch};
+  elementwise_loss(e, team, [](Vec<T> z, Vec<T> t, Vec<T> pos_weight) -> LossAndGradient<T> {
+    const Vec<T> one = set1(T(1)), none = zero<T>();
+    Vec<T> negative = one - t, positive = pos_weight * t;
+    Vec<T> small = exp(-abs(z)), large_s = one / (one + small), small_s = small * large_s;
+    Mask<T> right = z > none;
+    Vec<T> linear = max(z, none) * negative + max(-z, none) * positive;
+    return {fma(log1p_unit(small), negative + positive, linear),
+            select(right, large_s, small_s) * negative - select(right, small_s, large_s) * positive};
+  });
+}
+
+KERNEL(mse) {
+  const Elements<T> e{a.n, a.f, a.pred, a.target, a.sample_weight, nullptr, 1,
+                      a.reduction, a.loss, a.dpred, a.scratch};
+  elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) -> LossAndGradient<T> {
+    Vec<T> d = x - t;
+    return {d * d, d + d};
+  });
+}
+
+KERNEL(mae) {
+  const Elements<T> e{a.n, a.f, a.pred, a.target, a.sample_weight, nullptr, 1,
+                      a.reduction, a.loss, a.dpred, a.scratch};
+  elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) -> LossAndGradient<T> {
+    const Vec<T> one = set1(T(1));
+    Vec<T> d = x - t;  // where it is 0 or NaN it is its own sign
+    return {abs(d), select(d > zero<T>(), one, select(d < zero<T>(), -one, d))};
+  });
+}
