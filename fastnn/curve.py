@@ -1,0 +1,320 @@
+"""The batch-size curve: how long one update and one epoch take, from one sample to all at once.
+
+Every row is the median of many updates on one batch with a fresh network; libraries to compare with
+run in the same process, in turns, from the same weights. An epoch that would take long is worked
+out from its updates, and marked so. `measure` yields rows; `table_line` and `draw` show them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastnn as fnn
+from fastnn.floor import Floor, time_calls
+from fastnn.peers import PEERS, Setup, Step
+
+__all__ = [
+    "LR",
+    "SIZES",
+    "VARIANTS",
+    "Effort",
+    "Row",
+    "default_batches",
+    "draw",
+    "make_steps",
+    "measure",
+    "network",
+    "speedup",
+    "table_head",
+    "table_line",
+]
+
+SIZES = (784, 512, 512, 10)
+LR = 1e-3
+VARIANTS = {"plain": False, "batch-norm": True}
+
+_TURNS = 3  # blocks of calls that each library gets, in rotating order
+_PAUSE = 0.1  # seconds until another library's threads have stopped spinning
+_MOST = 200  # calls: fewer than it takes a dead unit's moments to decay into denormals
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure each row.
+
+    Attributes
+    ----------
+    update_seconds : float
+        Time for a library's updates (at least three are made, at most 200).
+    epoch_seconds : float
+        Time for fastnn's epochs; one that takes longer is worked out from its updates.
+    """
+
+    update_seconds: float = 0.5
+    epoch_seconds: float = 1.5
+
+
+@dataclass(frozen=True)
+class Row:
+    """Timings of one library at one batch size; every sample, in seconds."""
+
+    variant: str
+    batch: int
+    library: str
+    samples_in_epoch: int
+    update_samples: Sequence[float]
+    floor: float
+    epoch_samples: Sequence[float] = ()
+
+    @property
+    def update(self) -> float:
+        """Median seconds of an update."""
+        return median(self.update_samples)
+
+    @property
+    def epoch(self) -> float:
+        """Median seconds of an epoch, or what its updates add up to."""
+        if self.epoch_samples:
+            return median(self.epoch_samples)
+        return self.update * self.samples_in_epoch / self.batch
+
+    @property
+    def share(self) -> float:
+        """The floor's share of the update: 1 is as fast as the machine allows."""
+        return self.floor / self.update
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row for JSON, in the units of the table."""
+        return {
+            "variant": self.variant,
+            "batch": self.batch,
+            "library": self.library,
+            "update_us": self.update * 1e6,
+            "floor_us": self.floor * 1e6,
+            "share_of_floor": self.share,
+            "epoch_s": self.epoch,
+            "epoch_measured": bool(self.epoch_samples),
+            "update_samples_us": [sample * 1e6 for sample in self.update_samples],
+            "epoch_samples_s": list(self.epoch_samples),
+        }
+
+
+def network(sizes: Sequence[int], batch_norm: bool, scale: float | None = None) -> fnn.Sequential:
+    """Build a dense ReLU network, with ``Rescaling(scale)`` in front of integer inputs."""
+    layers: list[Any] = [] if scale is None else [fnn.Rescaling(scale)]
+    for inputs, outputs in pairwise(sizes[:-1]):
+        layers += [fnn.Linear(inputs, outputs), *[fnn.BatchNorm(outputs)] * batch_norm, fnn.ReLU()]
+    return fnn.Sequential(*layers, fnn.Linear(sizes[-2], sizes[-1]))
+
+
+def default_batches(samples: int) -> list[int]:
+    """Return 1, 2, 4 and so on, the round sizes, and all samples at once."""
+    powers = (2**i for i in range(11))
+    return sorted({size for size in (*powers, 1000, 10_000) if size < samples} | {samples})
+
+
+def measure(
+    x: Array,
+    y: Array,
+    *,
+    variant: str,
+    batches: Sequence[int],
+    peers: Sequence[str],
+    floor: Floor,
+    effort: Effort,
+    seed: int = 0,
+) -> Iterator[list[Row]]:
+    """Yield the rows of one batch size after another, fastnn's first.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n, 784)
+        All samples of an epoch.
+    y : ndarray of int64, shape (n,)
+        Their classes.
+    variant : str
+        A name in `VARIANTS`.
+    batches : sequence of int
+        Batch sizes; a batch of one is left out with batch norm, as it has no variance.
+    peers : sequence of str
+        Names in `fastnn.peers.PEERS`.
+    floor : Floor
+        Of the network `SIZES`.
+    effort : Effort
+        How long to measure.
+    seed : int, default 0
+        Of the weights and of the order of samples.
+
+    Raises
+    ------
+    ValueError
+        A batch is larger than the data.
+    RuntimeError
+        A library's first loss differs from fastnn's: it is not the same computation.
+    """
+    if max(batches) > len(x):
+        raise ValueError(f"batch {max(batches)} is larger than the data, {len(x)} samples")
+    batch_norm = VARIANTS[variant]
+    for batch in batches:
+        if batch_norm and batch == 1:
+            continue
+        trainer, steps = make_steps(SIZES, batch_norm, x[:batch], y[:batch], peers, seed)
+        ours, *others = (
+            Row(variant, batch, name, len(x), taken, floor.seconds(batch))
+            for name, taken in _take_turns(steps, effort.update_seconds).items()
+        )
+        if ours.epoch <= effort.epoch_seconds:
+            fit = partial(trainer.fit, x, y, batch_size=batch, progress=False)
+            ours = replace(ours, epoch_samples=time_calls(fit, effort.epoch_seconds, 5))
+        yield [ours, *others]
+
+
+def make_steps(
+    sizes: Sequence[int],
+    batch_norm: bool,
+    x: Array,
+    y: Array,
+    peers: Sequence[str] = (),
+    seed: int = 0,
+) -> tuple[fnn.Trainer, dict[str, Step]]:
+    """Return a new Trainer, and by library the call that makes one update on ``x`` and ``y``.
+
+    All start from the same weights, and each has made one update, whose loss was the same. A
+    library that lacks batch norm is left out of networks that have it.
+    """
+    model = network(sizes, batch_norm)
+    trainer = fnn.Trainer(model, loss=fnn.CrossEntropy(), optimizer=fnn.Adam(lr=LR), seed=seed)
+    setup = Setup(_linear_weights(model), batch_norm, x, y, LR, fnn.get_num_threads())
+    steps: dict[str, Step] = {"fastnn": lambda: trainer.step(x, y)}
+    for name in peers:
+        if PEERS[name].batch_norm or not batch_norm:
+            steps[name] = PEERS[name].step(setup)
+    _require_same_loss({name: step() for name, step in steps.items()})
+    return trainer, steps
+
+
+def _linear_weights(model: fnn.Sequential) -> list[tuple[Array, Array]]:
+    params = dict(model.named_parameters())
+    weights = [name for name, array in params.items() if array.ndim == 2]
+    return [(params[name], params[name.replace("weight", "bias")]) for name in weights]
+
+
+def _require_same_loss(losses: Mapping[str, float]) -> None:
+    ours = losses["fastnn"]
+    for name, loss in losses.items():
+        if not math.isclose(loss, ours, rel_tol=1e-3, abs_tol=1e-3):
+            raise RuntimeError(f"first loss of {name} is {loss}, of fastnn {ours}: not comparable")
+
+
+def _take_turns(steps: Mapping[str, Step], budget: float) -> dict[str, list[float]]:
+    names = list(steps)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(_TURNS):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            if len(names) > 1:
+                time.sleep(_PAUSE)
+            steps[name]()  # untimed: caches and threads are this library's again
+            samples[name] += time_calls(steps[name], budget / _TURNS, _MOST // _TURNS)
+    return samples
+
+
+# ---- showing ------------------------------------------------------------------------------------
+
+
+def table_head(peers: Sequence[str]) -> str:
+    """Return the first two lines of a Markdown table."""
+    titles = _titles(peers)
+    return _line(titles, peers) + "\n" + _line([f"{'-' * (len(t) - 1)}:" for t in titles], peers)
+
+
+def table_line(rows: Sequence[Row], peers: Sequence[str]) -> str:
+    """Return the table's line for what `measure` yielded; ``~`` marks an epoch not measured."""
+    ours, others = rows[0], {row.library: row.update for row in rows[1:]}
+    sign = "" if ours.epoch_samples else "~"
+    cells = [f"{ours.batch}", f"{ours.update * 1e6:.0f}", f"{ours.floor * 1e6:.0f}"]
+    cells += [f"{ours.share:.2f}", f"{sign}{ours.epoch:.2f}"]
+    cells += [f"{others[name] * 1e6:.0f}" if name in others else "" for name in peers]
+    cells += [f"{speedup(rows):.2f}" if others else ""] * bool(peers)
+    return _line(cells, peers)
+
+
+def speedup(rows: Sequence[Row]) -> float:
+    """Return how many times longer the best other library takes for an update."""
+    return min(row.update for row in rows[1:]) / rows[0].update
+
+
+def _titles(peers: Sequence[str]) -> list[str]:
+    titles = ["batch", "update us", "floor us", "share", "epoch s"]
+    return titles + [f"{name} us" for name in peers] + ["best peer / fastnn"] * bool(peers)
+
+
+def _line(cells: Sequence[str], peers: Sequence[str]) -> str:
+    widths = [max(len(title), 7) for title in _titles(peers)]
+    return f"| {' | '.join(f'{c:>{w}}' for c, w in zip(cells, widths, strict=True))} |"
+
+
+def draw(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw time per update and per epoch against batch size; needs matplotlib."""
+    figure = import_module("matplotlib.figure").Figure(figsize=(12, 5.2), layout="constrained")
+    ticker = import_module("matplotlib.ticker")
+    figure.suptitle(title, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    for axes, heading in ((left, "one update"), (right, "one epoch")):
+        axes.set_title(f"time of {heading}", fontsize=12)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("batch size (samples)")
+        axes.set_xticks([1, 10, 100, 1000, 10_000, 60_000])
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda size, _: f"{size:,.0f}"))
+        axes.yaxis.set_major_formatter(ticker.EngFormatter(unit="s"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.grid(True, which="major", color="0.88")
+        axes.spines[["top", "right"]].set_visible(False)
+    for (variant, library), line in _lines(rows).items():
+        _draw_line(left, right, variant, library, line)
+    floor = sorted({(row.batch, row.floor, row.samples_in_epoch) for row in rows})
+    batch, update, samples = np.array(floor).T
+    left.plot(batch, update, "--", color="0.4", label="floor", zorder=1)
+    right.plot(batch, update * samples / batch, "--", color="0.4", label="floor", zorder=1)
+    right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _lines(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        lines.setdefault((row.variant, row.library), []).append(row)
+    return lines
+
+
+def _draw_line(left: Any, right: Any, variant: str, library: str, line: Sequence[Row]) -> None:
+    ours = library == "fastnn"
+    style = {
+        "color": {"plain": "tab:blue", "batch-norm": "tab:orange"}[variant],
+        "marker": "o"
+        if ours
+        else {"torch": "^", "torch-compile": "v", "jax": "s"}.get(library, "x"),
+        "markersize": 5 if ours else 4,
+        "linewidth": 2.2 if ours else 0.9,
+        "zorder": 3 if ours else 2,
+        "label": f"{library}, {variant.replace('-', ' ')}",
+    }
+    batch = [row.batch for row in line]
+    left.plot(batch, [row.update for row in line], **style)
+    right.plot(batch, [row.epoch for row in line], **style)
