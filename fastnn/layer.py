@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import initializers
+from fastnn.arguments import seed_number
 from fastnn.errors import DTypeError, ShapeError
 
-__all__ = ["Array", "Backprop", "Layer", "Shape", "Snapshot", "generator", "valid_seed"]
+__all__ = ["Array", "Backprop", "Layer", "Shape", "Snapshot", "generator"]
 
 Array: TypeAlias = Any  # a NumPy or CuPy array
 Shape: TypeAlias = tuple[int, ...]
@@ -134,7 +135,7 @@ class Layer:
         """Build, drawing from `seed`, unless that was done before: for the first input `x`."""
         if self._ready:
             return
-        xp = _library(type(self).__name__, x)
+        xp = _library(f"{type(self).__name__}: x", x)
         floating = x.dtype.kind == "f" or not self.children()  # images in front are for float32
         self.build(x.shape, x.dtype if floating else np.float32, self.seed, xp)
 
@@ -172,6 +173,8 @@ class Layer:
             If the layer does not take inputs of that shape.
         DTypeError
             If `dtype` is neither of the two, or not that of the arrays already there.
+        ValueError
+            If one array is registered under two names.
         """
         self._check_input(input_shape)
         self._set_dtype(np.dtype(dtype))
@@ -182,6 +185,7 @@ class Layer:
         children = self.children().values()
         for child, stream in zip(children, rng.spawn(len(children)), strict=True):
             child.build(None, dtype, stream, xp)
+        self._places()
         self._ready = True
 
     def _draw(self, name: str, slot: _Slot, rng: np.random.Generator) -> Array:
@@ -273,7 +277,7 @@ class Layer:
             layer._write(name, accepted[key])
 
     def _places(self) -> dict[str, tuple["Layer", str]]:
-        """Where the array of each name is to be found."""
+        """Where the array of each name is to be found; ValueError if two names share one."""
         places = {
             prefix + name: (layer, name)
             for prefix, layer in self.named_layers()
@@ -314,7 +318,8 @@ class Layer:
         return value
 
     def _write(self, name: str, value: Array) -> None:
-        self._dtype = self._dtype or value.dtype
+        if self._dtype is None:
+            self._dtype = value.dtype
         held = self._held(name)
         if name in held:
             held[name][...] = value
@@ -354,12 +359,5 @@ def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
     """A generator as it is, or one from a seed; Philox, so that streams are cheap to spawn."""
     if isinstance(rng, np.random.Generator):
         return rng
-    seed = None if rng is None else valid_seed("build", rng)
+    seed = None if rng is None else seed_number("build", rng)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
-
-
-def valid_seed(owner: str, seed: int) -> int:
-    integer = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if not integer or not 0 <= seed < 1 << 64:
-        raise ValueError(f"{owner}: seed must be in [0, 2^64), got {seed!r}")
-    return int(seed)

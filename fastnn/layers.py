@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import initializers, ops
+from fastnn.arguments import seed_number
 from fastnn.errors import ShapeError
 from fastnn.initializers import Initializer
-from fastnn.layer import Array, Backprop, Layer, Shape, Snapshot, generator, valid_seed
+from fastnn.layer import Array, Backprop, Layer, Shape, Snapshot, generator
 
 __all__ = [
     "GELU",
@@ -526,7 +527,7 @@ class Dropout(BuiltIn):
         super().__init__()
         _require(0 <= p < 1, f"Dropout: p must be in [0, 1), got {p}")
         self.p = p
-        self.seed = None if seed is None else valid_seed("Dropout", seed)
+        self.seed = None if seed is None else seed_number("Dropout", seed)
         self.offset: Array = np.zeros((), np.int64)
 
     def build(

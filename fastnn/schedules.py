@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.arguments import positive_integer
+
 __all__ = ["Constant", "Cosine", "Exponential", "InverseSquareRoot", "Schedule", "Step", "Warmup"]
 
 
@@ -55,7 +57,7 @@ class Step(Schedule):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_count("Step", "every", self.every)
+        positive_integer("Step", "every", self.every)
         _check_positive("Step", "gamma", self.gamma)
 
     def __call__(self, t: int) -> float:
@@ -107,7 +109,7 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_count("Cosine", "steps", self.steps)
+        positive_integer("Cosine", "steps", self.steps)
         _check_multiplier("Cosine", "final", self.final)
 
     def __call__(self, t: int) -> float:
@@ -134,7 +136,7 @@ class InverseSquareRoot(Schedule):
     timescale: int
 
     def __post_init__(self) -> None:
-        _check_count("InverseSquareRoot", "timescale", self.timescale)
+        positive_integer("InverseSquareRoot", "timescale", self.timescale)
 
     def __call__(self, t: int) -> float:
         return 1.0 / math.sqrt(1.0 + t / self.timescale)
@@ -164,7 +166,7 @@ class Warmup(Schedule):
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_count("Warmup", "steps", self.steps)
+        positive_integer("Warmup", "steps", self.steps)
         _check_multiplier("Warmup", "start", self.start)
         if not callable(self.then):
             raise TypeError(f"Warmup: then must be a schedule, got {type(self.then).__name__}")
@@ -173,11 +175,6 @@ class Warmup(Schedule):
         if t >= self.steps:
             return self.then(t - self.steps)
         return (self.start + (1.0 - self.start) * (t / self.steps)) * self.then(0)
-
-
-def _check_count(owner: str, name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{owner}: {name} must be an integer >= 1, got {value!r}")
 
 
 def _check_positive(owner: str, name: str, value: float) -> None:
