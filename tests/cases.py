@@ -52,6 +52,8 @@ class Case(NamedTuple):
                 arguments[field.name] = REQUIRED[field.name]
         with np.errstate(all="ignore"):
             DERIVED.get(self.op, lambda arguments: None)(arguments)
+        if OPS[self.op].takes_dtype:
+            arguments["dtype"] = np.dtype(dtype).name
         return arguments
 
     def shape(self, field, dims, options):
@@ -397,3 +399,25 @@ CASES = {
     ],
     "probe_read": [case("probe_read", n=n, c=c) for n in (0, 1, 5) for c in (0, 1, 9, 17, 129)],
 }
+
+# What makes an op use all of its optional arrays and return all of its results.
+SWITCHES = {
+    "matmul": {"activation": "tanh", "return_preactivation": True},
+    "batch_norm_backward": {"activation": "relu"},
+    "sgd_step": {"momentum": 0.9},
+    "rmsprop_step": {"momentum": 0.9, "centered": True},
+    "adam_step": {"amsgrad": True},
+}
+
+
+def full(op, rows, columns):
+    """A case with every array that the op can take or return, of rows x columns or less."""
+    dims = [field.name for field in OPS[op].of({"DIM"})]
+    lengths = {"rows": rows + 1, "m": rows, "n": rows, "c": columns, "f": columns, "p": columns}
+    lengths |= {"s": (), "k": columns + 2}
+    if op == "matmul":
+        lengths["n"] = columns
+    if dims == ["n"] and op != "probe_fma":
+        lengths["n"] = (rows, columns)
+    optional = {field.name: GIVEN for field in OPS[op].of({"OPT", "OPTINOUT"})}
+    return case(op, **{dim: lengths[dim] for dim in dims}, **optional, **SWITCHES.get(op, {}))

@@ -45,6 +45,12 @@ class Op(NamedTuple):
     def in_place(self):
         return bool(self.of(UPDATED))
 
+    @property
+    def takes_dtype(self):
+        """Whether no array decides the type of a floating-point result: dtype= does."""
+        types = [{field.type for field in self.of(kinds)} for kinds in (ARRAYS, RESULTS)]
+        return "T" in types[1] - types[0]
+
     def results(self, arguments):
         """Names of what a call with these arguments returns."""
         return [f.name for f in self.of(RESULTS) if not f.flag or arguments.get(f.flag)]

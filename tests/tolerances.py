@@ -30,6 +30,7 @@ def bounds(op, dtype, arguments, exact):
     a = dict.fromkeys((field.name for field in OPS[op].parameters), None) | arguments
     a, r = SimpleNamespace(**a), SimpleNamespace(**exact)
     u, denormal = WIDE(UNIT[np.dtype(dtype)]), np.finfo(dtype).smallest_subnormal
+    a.double = 2.0**-53 / u  # rounding errors of what is computed in double at any dtype
     with np.errstate(all="ignore"):
         allowed = BOUNDS[op](a, r) if op in BOUNDS else {}
         # A denormal as well: below the smallest normal number, rounding is no longer relative.
@@ -241,6 +242,11 @@ def adam_moments(a):
     return m, beta2 * a.exp_avg_sq + (1 - beta2) * g * g, WIDE(beta1), WIDE(beta2)
 
 
+def bias_correction(a, beta):
+    """Relative error of 1 - beta^step, a difference of doubles."""
+    return a.double / (1 - beta**a.step)
+
+
 def adam_step(a, r):
     m, v, beta1, beta2 = adam_moments(a)
     found = {"exp_avg": 4 * m, "exp_avg_sq": 4 * v}
@@ -251,8 +257,9 @@ def adam_step(a, r):
     root = np.sqrt(power) / (1 if a.eps_mode == "hat" else correction)
     factor = correction if a.eps_mode == "hat" else 1
     update = a.lr / (1 - beta1**a.step) * factor * m / (root + (a.eps or 1e-8)) * v / r.exp_avg_sq
+    update *= 8 + bias_correction(a, beta1) + bias_correction(a, beta2)
     decay = 2 * a.lr * (a.weight_decay or 0) if a.decoupled else 0
-    return found | {"param": (1 + decay) * (np.abs(r.param) + np.abs(a.param)) + 8 * update}
+    return found | {"param": (1 + decay) * (np.abs(r.param) + np.abs(a.param)) + update}
 
 
 def radam_step(a, r):
@@ -263,9 +270,11 @@ def radam_step(a, r):
     update = a.lr / (1 - beta1**a.step) * m
     if length > 5:
         update = update / root * v / r.exp_avg_sq * np.sqrt(1 - beta2**a.step)
-    update = np.maximum(np.abs(r.param - a.param), update)
+        length_error = longest * bias_correction(a, beta2)
+        update *= 1 + length_error / (length - 4) / 8
+    update *= 8 + bias_correction(a, beta1) + bias_correction(a, beta2)
     return {
-        "param": 2 * (np.abs(r.param) + np.abs(a.param)) + 8 * update,
+        "param": 2 * (np.abs(r.param) + np.abs(a.param)) + update,
         "exp_avg": 4 * m,
         "exp_avg_sq": 4 * v,
     }
