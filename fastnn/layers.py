@@ -111,11 +111,12 @@ class Linear(BuiltIn):
         self.out_features = _size("Linear", "out_features", out_features)
         self.weight_init, self.bias_init = weight_init, bias_init
         self.precision: str | None = None
-        bound = 1.0 / math.sqrt(max(in_features, 1))
+        bound = 1.0 / math.sqrt(max(self.in_features, 1))
         default = partial(initializers.uniform, a=-bound, b=bound)
-        self.add_parameter("weight", (in_features, out_features), weight_init or default)
+        shape = self.in_features, self.out_features
+        self.add_parameter("weight", shape, weight_init or default)
         if bias:
-            self.add_parameter("bias", (out_features,), bias_init or default)
+            self.add_parameter("bias", shape[1:], bias_init or default)
 
     def config(self) -> dict[str, Any]:
         # Initializers of one's own are left out: a saved layer comes with its values.
@@ -138,12 +139,13 @@ class Linear(BuiltIn):
         self.first_use(x)
         keep = training and not activation.from_output
         y = self._product(x, activation=activation.epilogue, return_preactivation=keep)
-        y, z = y if keep else (y, y)
+        saved = y if activation.from_output else None
+        if keep:
+            y, saved = y
 
         def backprop(dy: Array, overwrite: bool = False) -> Array | None:
-            known = keep or activation.from_output
-            dz = activation.gradient(dy, z if known else self._product(x), overwrite)
-            return self._backprop(x, dz)
+            known = self._product(x) if saved is None else saved
+            return self._backprop(x, activation.gradient(dy, known, overwrite))
 
         return y, backprop
 
@@ -225,10 +227,10 @@ class BatchNorm(BuiltIn):
         self.eps, self.momentum, self.affine = eps, momentum, affine
         self.unbiased_running_var = unbiased_running_var
         if affine:
-            self.add_parameter("weight", (num_features,), "ones")
-            self.add_parameter("bias", (num_features,), "zeros")
-        self.add_buffer("running_mean", (num_features,), "zeros")
-        self.add_buffer("running_var", (num_features,), "ones")
+            self.add_parameter("weight", (self.num_features,), "ones")
+            self.add_parameter("bias", (self.num_features,), "zeros")
+        self.add_buffer("running_mean", (self.num_features,), "zeros")
+        self.add_buffer("running_var", (self.num_features,), "ones")
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Backprop]:
         return self.forward_fused(x, training, None)
@@ -308,8 +310,8 @@ class LayerNorm(BuiltIn):
         self.normalized_shape = _size("LayerNorm", "normalized_shape", normalized_shape)
         self.eps, self.elementwise_affine = eps, elementwise_affine
         if elementwise_affine:
-            self.add_parameter("weight", (normalized_shape,), "ones")
-            self.add_parameter("bias", (normalized_shape,), "zeros")
+            self.add_parameter("weight", (self.normalized_shape,), "ones")
+            self.add_parameter("bias", (self.normalized_shape,), "zeros")
 
     def forward(self, x: Array, training: bool = False) -> tuple[Array, Backprop]:
         self.first_use(x)
