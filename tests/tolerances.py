@@ -149,7 +149,7 @@ def absolute(a, r):
 
 def batch_norm(a, r):
     axes, shape = reference.per_channel(a.x)
-    count = a.x.size // a.x.shape[1]
+    count = a.x.size // max(a.x.shape[1], 1)
     training = a.training is not False
     mean, rstd = r.mean.reshape(shape), r.rstd.reshape(shape)
     scale = rstd if a.gamma is None else rstd * np.abs(a.gamma.reshape(shape))
@@ -172,7 +172,7 @@ def batch_norm_backward(a, r):
     xhat = rstd * (np.abs(a.x) + np.abs(mean))
     dy = np.abs(a.dy)
     dbeta, dgamma = dy.sum(axis=axes), (dy * xhat).sum(axis=axes)
-    count = a.x.size // a.x.shape[1]
+    count = a.x.size // max(a.x.shape[1], 1)
     dx = dy + (dbeta.reshape(shape) + xhat * dgamma.reshape(shape)) / count
     scale = rstd if a.gamma is None else rstd * np.abs(a.gamma.reshape(shape))
     return {"dx": 32 * scale * dx, "dgamma": 32 * dgamma, "dbeta": 32 * dbeta}
