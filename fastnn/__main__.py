@@ -46,7 +46,7 @@ _SCHEDULES: dict[str, Callable[[int], Schedule]] = {  # from the number of updat
 }
 _VALIDATION = 0.1  # share of the training data
 _QUICK_BATCHES = (1, 32, 1000)
-_QUICK = curve.Effort(update_seconds=0.05, epoch_seconds=0.2)
+_QUICK = curve.Effort(probe_seconds=0.05, update_seconds=0.05, epoch_seconds=0.2)
 _FAILURES = (
     OSError,
     ValueError,
@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = args.command(args)
         if args.json:
             _write_json(args.json, report)
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -115,11 +116,12 @@ def _curve(args: argparse.Namespace) -> Report:
     else:
         timed, trained = generated(2000 if args.quick else 60_000), digits()
         print(f"no --data: timing {len(timed.x_train)} generated samples of MNIST's shape")
-    facts, probe = machine_facts(args.peers), measure_probe()
-    floor = measure_floor(curve.SIZES, probe)
+    effort = _QUICK if args.quick else curve.Effort()
+    facts, probe = machine_facts(args.peers), measure_probe(effort.probe_seconds)
+    floor = measure_floor(curve.SIZES, probe, effort.probe_seconds)
     title = _title(facts, timed.name)
     print(f"{title}\n{_abilities(probe, floor)}")
-    rows = _measure(args, timed, floor)
+    rows = _measure(args, timed, floor, effort)
     _picture(args.out / "batch_size_curve.png", partial(curve.draw, rows, title))
     report = {
         "machine": facts,
@@ -199,7 +201,9 @@ def _abilities(probe: Probe, floor: Floor) -> str:
     )
 
 
-def _measure(args: argparse.Namespace, data: Dataset, floor: Floor) -> list[curve.Row]:
+def _measure(
+    args: argparse.Namespace, data: Dataset, floor: Floor, effort: curve.Effort
+) -> list[curve.Row]:
     x = data.x_train.astype(np.float32) / 255
     batches = args.batches or (_QUICK_BATCHES if args.quick else curve.default_batches(len(x)))
     rows: list[curve.Row] = []
@@ -213,7 +217,7 @@ def _measure(args: argparse.Namespace, data: Dataset, floor: Floor) -> list[curv
             batches=batches,
             peers=args.peers,
             floor=floor,
-            effort=_QUICK if args.quick else curve.Effort(),
+            effort=effort,
             seed=args.seed,
         ):
             print(curve.table_line(measured, args.peers), flush=True)

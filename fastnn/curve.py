@@ -54,16 +54,19 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure each row.
+    """How long to measure.
 
     Attributes
     ----------
+    probe_seconds : float
+        Time for each rate of the machine.
     update_seconds : float
         Time for a library's updates (at least three are made, at most 200).
     epoch_seconds : float
         Time for fastnn's epochs; one that takes longer is worked out from its updates.
     """
 
+    probe_seconds: float = 0.3
     update_seconds: float = 0.5
     epoch_seconds: float = 1.5
 

@@ -39,7 +39,8 @@ def _commit() -> str | None:
     """Commit of the checkout that the package or the caller is in, where it is this project's."""
     for folder in (Path(__file__).parents[1], Path.cwd()):
         if (folder / "csrc" / "ops.def").is_file():
-            command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+            command = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+            command += ["--abbrev=40", "--exclude=*"]  # the hash, not a tag
             try:
                 found = subprocess.run(
                     command, capture_output=True, text=True, timeout=10, check=False

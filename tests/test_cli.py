@@ -70,6 +70,14 @@ def test_train_learns_the_digits_and_says_so_last(trained):
     assert closing_accuracy(trained[1]) > 0.9
 
 
+def test_train_learns_mnist(tmp_path):
+    if not os.environ.get("FASTNN_DATA"):
+        pytest.skip("FASTNN_DATA names no folder with MNIST")
+    result = run(tmp_path, "train", "--epochs", 1, "--data", os.environ["FASTNN_DATA"])
+    assert result.returncode == 0, result.stderr
+    assert float(CLOSING.fullmatch(result.stdout.splitlines()[-1])[1]) > 0.95
+
+
 def test_train_prints_each_epoch(trained):
     lines = trained[1].stdout.splitlines()
     assert [line.split(":")[0].split() for line in lines[:5]] == [
@@ -111,7 +119,7 @@ def test_resume_continues(trained, tmp_path):
     [
         ("--optimizer", "sgd", "--lr", "0.05", "--schedule", "cosine"),
         ("--optimizer", "adamw", "--schedule", "warmup", "--no-batch-norm"),
-        ("--optimizer", "radam", "--schedule", "step", "--hidden", "32"),
+        ("--optimizer", "radam", "--schedule", "step", "--hidden", "64", "--lr", "0.02"),
         ("--precision", "float64", "--optimizer", "rmsprop"),
         ("--precision", "bf16", "--optimizer", "adagrad", "--lr", "0.01"),
     ],
@@ -202,7 +210,7 @@ def test_mnist_without_data_or_network_says_what_to_do(tmp_path):
 
 
 def test_a_reader_that_leaves_is_no_crash(tmp_path):
-    pipeline = f"{sys.executable} -m fastnn info | true"
+    pipeline = f"{sys.executable} -m fastnn info | (exec <&-; sleep 3)"
     result = subprocess.run(pipeline, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert result.stderr == ""
 

@@ -142,11 +142,9 @@ def test_default_batches_end_with_all_samples():
 # ---- other libraries -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", ["torch", "jax", "sklearn"])  # torch-compile takes too long
 def test_peers_make_the_same_first_update(name):
-    pytest.importorskip({"sklearn": "sklearn", "jax": "jax"}.get(name, "torch"))
-    if name == "torch-compile":
-        pytest.skip("compiles for half a minute")
+    pytest.importorskip(name)
     rng = np.random.default_rng(0)
     x, y = rng.random((12, 5), np.float32), rng.integers(0, 3, 12)
     for batch_norm in (False, True)[: 1 + PEERS[name].batch_norm]:
