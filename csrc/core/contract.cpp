@@ -1,8 +1,7 @@
 #include "contract.h"
 
-#include <stdio.h>
-
 #include <algorithm>
+#include <charconv>
 #include <stdexcept>
 
 namespace fnn {
@@ -33,6 +32,14 @@ const char* check(const Slot* slots, bool f64) {
     if constexpr (requires { a.check(); }) return a.check();
     return nullptr;
   });
+}
+
+// Unlike strtod, whatever the locale makes of a decimal point.
+template <class Number>
+Number parse(const std::string& text) {
+  Number number = 0;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
 }
 
 std::vector<std::string> split(const std::string& text, char separator) {
@@ -81,8 +88,8 @@ void finish(OpInfo& op, std::vector<Field> raw) {
     if (f.kind == Kind::scratch) op.scratch_slot = f.slot;
     if (f.kind == Kind::choice) f.words = split(f.text, '|');
     if (f.standard == "REQUIRED") f.standard.clear();
-    f.number = strtod(f.standard.c_str(), nullptr);
-    f.integer = strtoll(f.standard.c_str(), nullptr, 10);
+    f.number = parse<double>(f.standard);
+    f.integer = parse<i64>(f.standard);
     if (!f.shape.empty()) f.axes = parse_shape(op, f.shape);
     if (f.is_array() || f.is_result()) {
       if (first_shape.empty()) first_shape = f.shape;
@@ -130,15 +137,11 @@ std::vector<OpInfo> make_ops() {
 }
 
 std::string value_text(const Field& f, const Slot* slots) {
-  char text[40];
   const Slot& s = slots[f.slot];
-  if (f.kind == Kind::real || f.kind == Kind::scalar) {
-    double value = f.kind == Kind::real ? s.d : *static_cast<const double*>(s.p);
-    snprintf(text, sizeof text, "%.10g", value);
-  } else {
-    snprintf(text, sizeof text, "%lld", static_cast<long long>(s.i));
-  }
-  return text;
+  if (f.kind != Kind::real && f.kind != Kind::scalar) return std::to_string(s.i);
+  char text[40];
+  double value = f.kind == Kind::real ? s.d : *static_cast<const double*>(s.p);
+  return {text, std::to_chars(text, std::end(text), value, std::chars_format::general, 10).ptr};
 }
 
 }  // namespace
@@ -150,7 +153,7 @@ const Field* OpInfo::find(std::string_view field) const {
 }
 
 const std::vector<OpInfo>& all_ops() {
-  static const std::vector<OpInfo> ops = make_ops();
+  static const auto& ops = *new std::vector<OpInfo>(make_ops());  // threads may outlive main()
   return ops;
 }
 
