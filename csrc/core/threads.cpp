@@ -59,7 +59,7 @@ struct Worker {
 };
 
 struct Pool {
-  std::mutex in_use;
+  std::atomic<bool> in_use{false};
   std::vector<Worker*> workers;
   Barrier barrier;
   alignas(64) std::atomic<u32> finished{0};  // counts finished teams' workers
@@ -80,6 +80,11 @@ struct Pool {
   void run(int team, void (*g)(void*, const Team&), void* c);
 };
 
+struct Release {
+  std::atomic<bool>& in_use;
+  ~Release() { in_use.store(false, std::memory_order_release); }
+};
+
 struct Start {
   Pool* pool;
   Worker* worker;
@@ -94,6 +99,7 @@ void* worker_main(void* argument) {
 }
 
 bool Pool::add_worker() {
+  workers.reserve(workers.size() + 1);  // what can throw comes first
   auto* worker = new Worker;
   auto* start = new Start{this, worker, static_cast<int>(workers.size()) + 1};
   // Signals belong to the interpreter's threads.
@@ -230,8 +236,10 @@ int team_size(double nanoseconds) {
 void run_team(int size, void (*f)(void*, const Team&), void* context) {
   if (size > 1) {
     Pool* p = get_pool();
-    std::unique_lock lock(p->in_use, std::try_to_lock);
-    if (lock.owns_lock()) return p->run(size, f, context);
+    if (!p->in_use.exchange(true, std::memory_order_acquire)) {
+      Release release{p->in_use};
+      return p->run(size, f, context);
+    }
   }
   f(context, Team{0, 1, nullptr});
 }
