@@ -7,11 +7,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastnn.errors import DTypeError, ShapeError
+from fastnn.errors import DeviceError, DTypeError, ShapeError
 
-__all__ = ["Data", "as_rows"]
+__all__ = ["Data", "as_array", "as_rows"]
 
 Array: TypeAlias = npt.NDArray[Any]
+
+_CPU = (1, 3)  # DLPack's numbers for memory that the CPU can read
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,14 @@ class Data:
         """Shape and type of each array's batch: what a program is made for."""
         return tuple(((batch, *a.shape[1:]), a.dtype.name) for a in self.arrays)
 
+    def rows(self, first: int, end: int) -> "Data":
+        """Some consecutive rows."""
+        return Data(tuple(a[first:end] for a in self.arrays))
+
     def split(self, share: float) -> tuple["Data", "Data"]:
         """All but the last share of the rows, and these."""
         first = len(self) - round(len(self) * share)
-        head = Data(tuple(a[:first] for a in self.arrays))
-        return head, Data(tuple(a[first:] for a in self.arrays))
+        return self.rows(0, first), self.rows(first, len(self))
 
     def check_lengths(self, where: str) -> None:
         """Raise ShapeError unless there is one target, and weight, for each sample."""
@@ -43,24 +48,43 @@ class Data:
                 )
 
 
-def as_rows(where: str, name: str, value: Any, dtypes: Sequence[npt.DTypeLike]) -> Array:
+def as_array(where: str, name: str, value: Any) -> Array:
+    """The value as a plain NumPy array on its own memory; raises TypeError for what is none."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise DTypeError(f"{where}: {name} is a masked array, its mask would be lost")
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
+    if not hasattr(value, "__dlpack__"):
+        kind = type(value).__name__
+        raise TypeError(f"{where}: {name} must be an array, got {kind}; use numpy.asarray")
+    if getattr(value, "requires_grad", False):
+        raise TypeError(f"{where}: {name} requires grad, which is not recorded; use .detach()")
+    if value.__dlpack_device__()[0] not in _CPU:
+        raise DeviceError(f"{where}: {name} is not in the CPU's memory; move it there first")
+    try:
+        return np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise DTypeError(f"{where}: {name} can't be read: {error}") from error
+
+
+def as_rows(
+    where: str, name: str, value: Any, dtypes: Sequence[npt.DTypeLike], *, empty: bool = False
+) -> Array:
     """`value` as a C-contiguous array of one of these types, copied only where its layout needs it.
 
     Raises TypeError for what is no array, DTypeError for another type (nothing is cast),
-    ShapeError without rows.
+    ShapeError without rows unless `empty` allows that.
     """
-    if isinstance(value, np.ma.MaskedArray):
-        raise DTypeError(f"{where}: {name} is a masked array, its mask would be lost")
-    if not isinstance(value, np.ndarray):
-        if not hasattr(value, "__dlpack__"):
-            kind = type(value).__name__
-            raise TypeError(f"{where}: {name} must be an array, got {kind}; use numpy.asarray")
-        value = np.from_dlpack(value)
-    if value.dtype not in dtypes:
+    array = as_array(where, name, value)
+    if array.dtype not in dtypes:
         names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
-        raise DTypeError(
-            f"{where}: {name} must be {names}, got {value.dtype.str} {value.shape}; use .astype"
-        )
-    if value.ndim == 0 or value.shape[0] == 0:
-        raise ShapeError(f"{where}: {name} must have at least one row, got {value.shape}")
-    return np.require(value, requirements="CA")
+        raise DTypeError(f"{where}: {name} must be {names}, got {describe(array)}; use .astype")
+    if array.ndim == 0 or (array.shape[0] == 0 and not empty):
+        raise ShapeError(f"{where}: {name} must have at least one row, got {array.shape}")
+    return np.require(array, requirements=["C", "A"])
+
+
+def describe(array: Array) -> str:
+    """For messages: ``float32 (2, 3)``; the byte order only where it is not the machine's."""
+    dtype = array.dtype.name if array.dtype.isnative else repr(array.dtype.str)
+    return f"{dtype} {array.shape}"

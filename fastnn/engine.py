@@ -1,9 +1,12 @@
 """How a Trainer runs a step: recorded into a native plan, or op by op for layers of one's own.
 
-Both take the same function of placeholders or arrays, the body of a step, and the same job.
+Both take the same functions: ``body(*inputs)`` computes results by name, the gradients among them
+or in arrays of their own; ``commit()`` then changes the model, and may have results, too. Whatever
+ends a step before its commit is through leaves the model as it was before the step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -12,22 +15,22 @@ import numpy.typing as npt
 
 from fastnn import _core
 
-__all__ = ["Eager", "Job", "Native", "Program"]
+__all__ = ["Body", "Commit", "Direct", "Eager", "Job", "Native", "Program"]
 
 Array: TypeAlias = npt.NDArray[Any]
-# body(*inputs) -> results by name; commit() changes the model.
 Body: TypeAlias = Callable[..., dict[str, Any]]
-Commit: TypeAlias = Callable[[], None]
+Commit: TypeAlias = Callable[[], dict[str, Any]]
 
 
 @dataclass
 class Job:
     """Some consecutive steps over the rows of `sources`.
 
-    `results` maps names of the body's results to arrays that get one element per step.
+    `results` maps names of results to arrays that get one element per step. Without `update` there
+    is no commit, and all that the body changed is put back.
     """
 
-    sources: Sequence[Array]
+    sources: Sequence[Array] = ()
     count: int = 1
     first_row: int = 0
     shuffle: bool = False
@@ -37,32 +40,54 @@ class Job:
     lr: npt.NDArray[np.float64] | None = None
     clock: _core.Clock | None = None
     results: dict[str, Array] = field(default_factory=dict)
-    phase: str = "all"  # "body": without the commit; "commit": that alone
+    update: bool = True
 
 
 class Program(Protocol):
     """Steps of one batch size."""
 
-    def run(self, job: Job) -> None:
-        """Do the job; KeyboardInterrupt comes between steps."""
+    def run(self, job: Job) -> int:
+        """Do the job; KeyboardInterrupt comes between steps.
+
+        Returns the number of steps done: fewer than asked for if the body's result ``nonfinite``
+        was not negative. That step is undone then.
+        """
 
     def result(self, name: str) -> Array:
         """Result of the last step."""
 
 
 class Native:
-    """The body's op calls, recorded once and replayed without Python."""
+    """Op calls recorded once and replayed without Python.
 
-    def __init__(self, inputs: Sequence[tuple[tuple[int, ...], str]], body: Body, commit: Commit):
+    Parameters
+    ----------
+    inputs : sequence of (shape, dtype)
+        Of the batches that the body takes.
+    body, commit : callable
+        Calls of `fastnn.ops` alone.
+    buffers : sequence of array
+        What the body changes besides its results and gradients.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[tuple[tuple[int, ...], str]],
+        body: Body,
+        commit: Commit,
+        buffers: Sequence[Array] = (),
+    ) -> None:
         self._plan = _core.Plan()
         with self._plan:
             placeholders = [self._plan.input(shape, dtype) for shape, dtype in inputs]
             self._results = body(*placeholders)
             self._plan.mark_commit()
-            commit()
+            self._results |= commit()
+        for buffer in buffers:
+            self._plan.keep(buffer)
 
-    def run(self, job: Job) -> None:
-        self._plan.run(
+    def run(self, job: Job) -> int:
+        return self._plan.run(
             list(job.sources),
             count=job.count,
             first_row=job.first_row,
@@ -73,12 +98,12 @@ class Native:
             lr=job.lr,
             clock=job.clock,
             records=[(self._results[name], array) for name, array in job.results.items()],
-            phase=job.phase,
+            update=job.update,
+            guard=self._results.get("nonfinite"),
         )
 
     def result(self, name: str) -> Array:
-        array: Array = self._results[name]
-        return array.copy()
+        return np.array(self._results[name])
 
     @property
     def calls(self) -> list[str]:
@@ -86,36 +111,87 @@ class Native:
         return self._plan.calls
 
 
-class Eager:
-    """The body run afresh for each step: for layers, losses and optimizers of one's own."""
+class Direct:
+    """A commit that can't be recorded, as a program."""
 
-    def __init__(self, batch: int, body: Body, commit: Commit):
-        self._batch, self._body, self._commit = batch, body, commit
+    def __init__(self, commit: Commit) -> None:
+        self._commit = commit
         self._results: dict[str, Any] = {}
 
-    def run(self, job: Job) -> None:
+    def run(self, job: Job) -> int:
+        assert job.clock is not None
+        assert job.lr is not None
+        job.clock.lr[...] = job.lr[0]
+        self._results = self._commit()
+        job.clock.set(int(job.clock.updates) + 1)
+        return 1
+
+    def result(self, name: str) -> Array:
+        return np.array(self._results[name])
+
+
+class Eager:
+    """The body run afresh for each step: for layers and losses of one's own.
+
+    The commit is a program of its own that also counts the update: from one native call, no signal
+    can part the two.
+
+    Parameters
+    ----------
+    batch : int
+        Rows of a step.
+    body : callable
+        As for `Native`, of any Python.
+    commit : Program, optional
+        What changes the model; None where nothing does.
+    state : sequence of array
+        All that body and commit may have changed when one of them fails.
+    """
+
+    def __init__(
+        self, batch: int, body: Body, commit: Program | None, state: Sequence[Array] = ()
+    ) -> None:
+        self._batch, self._body, self._commit, self._state = batch, body, commit, state
+        self._results: dict[str, Any] = {}
+
+    def run(self, job: Job) -> int:
         rows = len(job.sources[0])
         order = _core.permutation(rows, job.seed, job.epoch) if job.shuffle else None
         for step in range(job.count):
-            if job.phase != "commit":
-                self._run_body(job, step, order)
-            if job.phase != "body":
-                self._commit()
+            with self._undone_without_update(job):
+                if not self._step(job, step, order):
+                    return step
+            for name, array in job.results.items():
+                array[step] = self.result(name)
+        return job.count
 
-    def _run_body(self, job: Job, step: int, order: Array | None) -> None:
+    def _step(self, job: Job, step: int, order: Array | None) -> bool:
         first = job.first_row + step * self._batch
         if job.wrap:
             first = step % (len(job.sources[0]) // self._batch) * self._batch
         rows = slice(first, first + self._batch)
         chosen = rows if order is None else order[rows]
-        if job.clock is not None:
-            job.clock.step[...] += 1
-            job.clock.counter[...] += 1
-            if job.lr is not None:
-                job.clock.lr[...] = job.lr[step]
         self._results = self._body(*(source[chosen] for source in job.sources))
-        for name, array in job.results.items():
-            array[step] = self._results[name]
+        if self._results.get("nonfinite", -1) >= 0:
+            return False
+        if self._commit is not None and job.update:
+            assert job.lr is not None
+            self._commit.run(Job(clock=job.clock, lr=job.lr[step : step + 1]))
+        return True
+
+    @contextmanager
+    def _undone_without_update(self, job: Job) -> Iterator[None]:
+        """Put the state back unless the update inside was counted."""
+        before = [array.copy() for array in self._state]
+        updates = None if job.clock is None else int(job.clock.updates)
+        try:
+            yield
+        finally:
+            if job.clock is not None and job.clock.updates == updates:
+                for array, old in zip(self._state, before, strict=True):
+                    array[...] = old
 
     def result(self, name: str) -> Array:
-        return np.array(self._results[name])
+        if name in self._results or self._commit is None:
+            return np.array(self._results[name])
+        return self._commit.result(name)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.arguments import positive_integer
+
 __all__ = ["EarlyStopping", "History"]
 
 Numbers = npt.NDArray[np.float64]
@@ -40,7 +42,7 @@ class EarlyStopping:
     Raises
     ------
     ValueError
-        For an unknown monitor, patience < 1, or min_delta < 0.
+        For an unknown monitor, a patience that is no integer >= 1, or min_delta < 0.
     """
 
     monitor: str = "val_loss"
@@ -53,8 +55,7 @@ class EarlyStopping:
             raise ValueError(
                 f"EarlyStopping: monitor must be one of {_EPOCH_NAMES}, got {self.monitor!r}"
             )
-        if self.patience < 1:
-            raise ValueError(f"EarlyStopping: patience must be >= 1, got {self.patience}")
+        positive_integer("EarlyStopping", "patience", self.patience)
         if not self.min_delta >= 0:
             raise ValueError(f"EarlyStopping: min_delta must be >= 0, got {self.min_delta}")
 

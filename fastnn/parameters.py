@@ -1,7 +1,5 @@
 """All parameters of a model, and all gradients, in one flat array each."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,33 +68,22 @@ class FlatParameters:
 
     # ---- copies, to go back to --------------------------------------------------------------
 
-    def _buffers(self) -> list[Array]:
+    @property
+    def buffers(self) -> list[Array]:
+        """What a forward pass in training changes: the layers' live arrays besides parameters."""
         return [a for _, layer in self._model.named_layers() for a in layer.buffers.values()]
 
     def snapshot(self) -> list[Array]:
         """Copies of parameters and buffers."""
-        return [a.copy() for a in (self.values, *self._buffers())]
+        return [a.copy() for a in (self.values, *self.buffers)]
 
     def restore(self, snapshot: list[Array]) -> None:
         """Go back to a snapshot."""
-        for array, old in zip((self.values, *self._buffers()), snapshot, strict=True):
+        for array, old in zip((self.values, *self.buffers), snapshot, strict=True):
             array[...] = old
-
-    @contextmanager
-    def buffers_kept(self) -> Iterator[None]:
-        """Undo what happens to the buffers inside (running statistics)."""
-        buffers = self._buffers()
-        copies = [a.copy() for a in buffers]
-        try:
-            yield
-        finally:
-            for array, old in zip(buffers, copies, strict=True):
-                array[...] = old
 
 
 def _aligned(size: int, dtype: np.dtype[Any]) -> Array:
     raw = np.zeros(size * dtype.itemsize + _ALIGNMENT, np.uint8)
     first = -raw.ctypes.data % _ALIGNMENT
     return raw[first : first + size * dtype.itemsize].view(dtype)
-
-

@@ -1,5 +1,6 @@
 """Checkpoints of a Trainer: what is saved under which name, and how it is put back."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from fastnn import checkpoint
 from fastnn.config import from_config, to_config
 from fastnn.errors import CheckpointError
+from fastnn.sampler import Position
 
 if TYPE_CHECKING:
     from fastnn.trainer import Trainer
@@ -38,10 +40,8 @@ def save(trainer: "Trainer", path: str | Path) -> None:
         "seed": trainer.seed,
         "clip_grad_norm": trainer.clip_grad_norm,
         "check_finite": trainer.check_finite,
-        "step": trainer.updates,
-        "counter": int(trainer._clock.counter),
-        "epoch": trainer._position.epoch,
-        "row": trainer._position.row,
+        "updates": trainer.updates,
+        "position": asdict(trainer._position.at(trainer.updates)),
     }
     checkpoint.save(path, arrays, metadata)
 
@@ -61,14 +61,11 @@ def load(cls: type["Trainer"], path: str | Path, *given: Any) -> "Trainer":
             clip_grad_norm=metadata["clip_grad_norm"],
             check_finite=metadata["check_finite"],
         )
-        numbers = {name: int(metadata[name]) for name in ("step", "counter", "epoch", "row")}
+        trainer._clock.set(int(metadata["updates"]))
+        trainer._position = Position(**metadata["position"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a Trainer's checkpoint ({error!r})") from error
     _put_back(trainer, path, arrays)
-    trainer._clock.step[...] = numbers["step"]
-    trainer._clock.counter[...] = numbers["counter"]
-    trainer._position.epoch = numbers["epoch"]
-    trainer._position.row = numbers["row"]
     return trainer
 
 
@@ -76,7 +73,7 @@ def _part(path: str | Path, metadata: dict[str, Any], name: str) -> Any:
     config = metadata.get(name)
     if config is None:
         raise CheckpointError(
-            f"{path}: the {name} is of a class of one's own; pass it: Trainer.load(path, {name}=...)"
+            f"{path}: the {name} is of a class of one's own; use Trainer.load(path, {name}=...)"
         )
     try:
         return from_config(config)

@@ -5,10 +5,9 @@ then on a step, or a whole epoch, is one native call. Parameters, gradients and 
 are one flat array each, of which the layers hold views.
 """
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,15 +17,16 @@ from tqdm import tqdm
 
 from fastnn import _core, ops, saving
 from fastnn.arguments import positive_integer, seed_number
-from fastnn.data import Data, as_rows
-from fastnn.engine import Eager, Job, Native, Program
-from fastnn.errors import DeviceError
+from fastnn.data import Data, as_array, as_rows, describe
+from fastnn.engine import Body, Direct, Eager, Job, Native, Program
+from fastnn.errors import DeviceError, DTypeError
 from fastnn.history import EarlyStopping, History
 from fastnn.layer import Layer
 from fastnn.layers import BatchNorm, Dropout
 from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
 from fastnn.parameters import FlatParameters
+from fastnn.sampler import Batches, Position, cut
 from fastnn.schedules import Constant
 
 __all__ = ["EarlyStopping", "History", "Trainer"]
@@ -36,14 +36,21 @@ Schedule: TypeAlias = Callable[[int], float]
 
 _PRECISIONS = ("float32", "float64", "tf32", "bf16")
 _INFERENCE_BATCH = 1024
+_PROGRAMS_KEPT = 16  # each has the memory of its batch size
 
 
-@dataclass
-class _Position:
-    """Where the sampler is: epochs begun, and rows of the present one that are used."""
+class _Programs(threading.local):
+    """Programs by what they are for, the last used last; every thread has its own."""
 
-    epoch: int = 0
-    row: int = 0
+    def __init__(self) -> None:
+        self.kept: dict[tuple[Any, ...], Program] = {}
+
+    def get(self, key: tuple[Any, ...], make: Callable[[], Program]) -> Program:
+        program = self.kept.pop(key, None) or make()
+        self.kept[key] = program
+        if len(self.kept) > _PROGRAMS_KEPT:
+            del self.kept[next(iter(self.kept))]
+        return program
 
 
 class Trainer:
@@ -99,20 +106,32 @@ class Trainer:
         self.device, self.precision = device, precision
         self.seed = seed_number("Trainer", seed)
         self.schedule: Schedule = Constant() if schedule is None else schedule
-        self.clip_grad_norm = clip_grad_norm
-        self.check_finite = check_finite
+        self.clip_grad_norm = None if clip_grad_norm is None else float(clip_grad_norm)
+        self.check_finite = bool(check_finite)
         self.dtype = np.dtype(np.float64 if precision == "float64" else np.float32)
         model.build(None, self.dtype, np.random.Generator(np.random.Philox(self.seed)))
         self._flat = FlatParameters(model, self.dtype)
+        if not self._flat.values.size:
+            raise ValueError("Trainer: the model has no parameters to train")
         self._state = optimizer.init_state(self._flat.values)
         self._clock = _core.Clock()
-        self._position = _Position()
-        self._programs: dict[tuple[Any, ...], Program] = {}
-        self._lr_schedule: list[float] = []
+        self._position = Position()
+        self._programs = _Programs()
+        self._class_counts: dict[tuple[Any, ...], int] = {}
         self._prepare_layers()
-        parts: tuple[Any, ...] = (*(layer for _, layer in model.named_layers()), loss, optimizer)
-        self._recordable = all(part.recordable for part in parts)
-        self._has_batch_norm = any(isinstance(part, BatchNorm) for part in parts)
+        layers = [layer for _, layer in model.named_layers()]
+        self._recordable = loss.recordable and all(layer.recordable for layer in layers)
+        self._has_batch_norm = any(isinstance(layer, BatchNorm) for layer in layers)
+
+    @property
+    def updates(self) -> int:
+        """Number of updates done."""
+        return int(self._clock.updates)
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that `fit` has completed."""
+        return self._position.at(self.updates).epoch
 
     # ---- training ---------------------------------------------------------------------------
 
@@ -175,7 +194,8 @@ class Trainer:
     ) -> tuple[float, dict[str, Array]]:
         """Loss and its gradient by every parameter; changes nothing.
 
-        Dropout draws the same bits in every call; batch norm uses the batch's statistics.
+        Dropout draws the bits of the next update; batch norm uses the batch's statistics. The
+        gradient is not clipped.
 
         Returns
         -------
@@ -185,10 +205,8 @@ class Trainer:
         """
         data = self._data("loss_and_grad", x, y, sample_weight)
         loss = np.empty(1, self.dtype)
-        with self._flat.buffers_kept():
-            self._program("step", len(data), data).run(
-                Job(data.arrays, results={"loss": loss}, phase="body")
-            )
+        job = Job(data.arrays, clock=self._clock, results={"loss": loss}, update=False)
+        self._program("step", len(data), data).run(job)
         return float(loss[0]), self._flat.gradients()
 
     def fit(
@@ -210,7 +228,7 @@ class Trainer:
         """Train for some epochs.
 
         After an interruption, or loading a checkpoint made inside an epoch, the first epoch is the
-        rest of that one, in the same order.
+        rest of that one, in the same order, if the data have as many rows.
 
         Parameters
         ----------
@@ -237,18 +255,29 @@ class Trainer:
         Returns
         -------
         History
+
+        Raises
+        ------
+        DTypeError, ShapeError, LabelError, ValueError
+            Before anything is changed.
+        FloatingPointError
+            With ``check_finite=True``; the updates before that one are done.
+        KeyboardInterrupt
+            Between two updates. The model is fit to go on with, or to be saved.
         """
         epochs = positive_integer("fit", "epochs", epochs)
         batch = positive_integer("fit", "batch_size", batch_size)
         data = self._data("fit", x, y, sample_weight)
         data, validation = self._validation(data, validation_data, validation_split)
-        stopping = _Stopping(self._flat, early_stopping, validation is not None)
-        batches = _batches(len(data), batch, drop_last, self._has_batch_norm)
+        stopping = _Stopping(self._flat, self._rule(early_stopping, validation is not None))
+        if drop_last and len(data) < batch:
+            raise ValueError(f"fit: drop_last leaves no batch of {batch} in {len(data)} samples")
         history = History()
-        hidden = None if progress is None else not progress  # None: off unless a terminal
-        with tqdm(total=epochs * len(data), unit=" samples", unit_scale=True, disable=hidden) as bar:
+        hidden = None if progress is None else not progress  # None: unless on a terminal
+        total = epochs * len(data)
+        with tqdm(total=total, unit=" samples", unit_scale=True, disable=hidden) as bar:
             for _ in range(epochs):
-                self._fit_epoch(data, batches, shuffle, history, bar)
+                self._fit_epoch(data, batch, shuffle, drop_last, history, bar)
                 if validation is not None:
                     result = self._evaluate(validation, _INFERENCE_BATCH)
                     history.add_epoch(**{f"val_{name}": v for name, v in result.items()})
@@ -289,11 +318,10 @@ class Trainer:
         ndarray (n, ...)
         """
         batch = positive_integer("predict", "batch_size", batch_size)
-        data = Data((as_rows("predict", "x", x, self._input_dtypes()),))
+        data = Data((as_rows("predict", "x", x, (self.dtype, np.uint8), empty=True),))
         pieces = []
         for first in range(0, max(len(data), 1), batch):
-            count = min(batch, len(data) - first)
-            program = self._program("predict", count, data)
+            program = self._program("predict", min(batch, len(data) - first), data)
             program.run(Job(data.arrays, first_row=first))
             pieces.append(program.result("pred"))
         return np.concatenate(pieces)
@@ -338,55 +366,59 @@ class Trainer:
     # ---- one epoch --------------------------------------------------------------------------
 
     def _fit_epoch(
-        self, data: Data, batches: "list[_Batches]", shuffle: bool, history: History, bar: Any
+        self, data: Data, batch: int, shuffle: bool, drop_last: bool, history: History, bar: Any
     ) -> None:
         begin = time.perf_counter()
-        samples = right = answers = 0
-        loss_sum = 0.0
-        for part in batches:
-            first = max(part.first_row, self._position.row)
-            chunk = max(part.count // 50, 1) if not bar.disable else part.count
-            while first < part.end:
-                count = min(chunk, (part.end - first) // part.size)
-                results = self._fit_steps(data, part.size, first, count, shuffle, history)
-                first += count * part.size
-                samples += count * part.size
-                loss_sum += float(np.sum(results["loss"], dtype=np.float64)) * part.size
-                right += int(results["correct"].sum()) if "correct" in results else 0
-                bar.update(count * part.size)
+        end = len(data) - len(data) % batch if drop_last else len(data)
+        here = self._position = self._position.at(self.updates).entering(end)
+        parts = cut(here.row, len(data), batch, drop_last=drop_last, no_single=self._has_batch_norm)
+        records: list[dict[str, Array]] = []
+        losses: list[Array] = []
+        for part in parts:
+            for piece in _pieces(part, 1 if bar.disable else 50):
+                results = self._fit_batches(data, piece, here, shuffle)
+                records.append(results)
+                losses.append(results["loss"] * np.float64(piece.size))
+                bar.update(piece.end - piece.first)
         seconds = time.perf_counter() - begin
-        answers = _answers(self.loss, data) * samples / len(data)
+        for name in ("loss", "grad_norm", "lr"):
+            history.add_updates(**{name: np.concatenate([results[name] for results in records])})
+        samples = end - here.row
         history.add_epoch(
-            loss=loss_sum / max(samples, 1),
-            accuracy=right / max(answers, 1) if self.loss.classification else None,
+            loss=float(np.concatenate(losses).sum()) / samples,
+            accuracy=self._accuracy(data, here, records, shuffle),
             seconds=seconds,
             samples_per_second=samples / seconds,
         )
         bar.set_postfix(loss=f"{history.epochs['loss'][-1]:.4f}")
-        self._position = _Position(self._position.epoch + 1)
 
-    def _fit_steps(
-        self, data: Data, batch: int, first: int, count: int, shuffle: bool, history: History
+    def _fit_batches(
+        self, data: Data, part: Batches, here: Position, shuffle: bool
     ) -> dict[str, Array]:
         results: dict[str, Array] = {
-            "loss": np.empty(count, self.dtype),
-            "grad_norm": np.empty(count, self.dtype),
+            name: np.empty(part.count, self.dtype) for name in ("loss", "grad_norm")
         }
         if self.loss.classification:
-            results["correct"] = np.empty(count, np.int64)
-        job = Job(data.arrays, count, first, shuffle, epoch=self._position.epoch, results=results)
-        before = self.updates
-        try:
-            self._run("fit", batch, data, job)
-        finally:  # an interruption comes between steps: those done are done
-            done = self.updates - before
-            self._position.row = first + done * batch
-            history.add_updates(
-                loss=results["loss"][:done],
-                grad_norm=results["grad_norm"][:done],
-                lr=self._rates(before, done),
-            )
-        return results
+            results["correct"] = np.empty(part.count, np.int64)
+        self._position = Position(here.epoch, part.first, here.end, self.updates, part.size)
+        job = Job(data.arrays, part.count, part.first, shuffle, epoch=here.epoch, results=results)
+        self._run("fit", part.size, data, job)
+        assert job.lr is not None
+        return results | {"lr": job.lr}
+
+    def _accuracy(
+        self, data: Data, here: Position, records: list[dict[str, Array]], shuffle: bool
+    ) -> float | None:
+        """Share of right answers among the rows of an epoch from `here` on."""
+        if not self.loss.classification:
+            return None
+        targets = data.arrays[1]
+        if here.row or here.end < len(data):
+            rows = slice(here.row, here.end)
+            order = _core.permutation(len(data), self.seed, here.epoch)
+            targets = targets[order[rows] if shuffle else rows]
+        right = sum(int(results["correct"].sum()) for results in records)
+        return right / max(self.loss.answers(targets), 1)
 
     def _validation(
         self, data: Data, given: tuple[Array, Array] | None, share: float
@@ -405,31 +437,42 @@ class Trainer:
         return training, validation
 
     def _evaluate(self, data: Data, batch: int) -> dict[str, float]:
-        loss_sum = weight_sum = right = 0.0
+        averages = getattr(self.loss, "reduction", "mean") == "mean"
+        loss_sum = weight_sum = 0.0
+        right = 0
         for first in range(0, len(data), batch):
             count = min(batch, len(data) - first)
             results = {"loss": np.empty(1, self.dtype)}
             if self.loss.classification:
                 results["correct"] = np.empty(1, np.int64)
-            self._program("evaluate", count, data).run(
-                Job(data.arrays, first_row=first, results=results)
-            )
-            part = Data(tuple(a[first : first + count] for a in data.arrays))
-            weight = self.loss.weight_of(*part.arrays[1:])
-            loss_sum += float(results["loss"][0]) * (weight if self.loss.reduction == "mean" else 1)
+            job = Job(data.arrays, first_row=first, results=results)
+            self._program("evaluate", count, data).run(job)
+            weight = self.loss.weight_of(*data.rows(first, first + count).arrays[1:])
+            loss_sum += float(results["loss"][0]) * (weight if averages else 1.0)
             weight_sum += weight
             right += int(results["correct"][0]) if "correct" in results else 0
         result = {"loss": loss_sum / weight_sum if weight_sum else 0.0}
         if self.loss.classification:
-            result["accuracy"] = right / max(_answers(self.loss, data), 1)
+            result["accuracy"] = right / max(self.loss.answers(data.arrays[1]), 1)
         return result
 
-    # ---- programs ---------------------------------------------------------------------------
+    def _rule(
+        self, given: EarlyStopping | int | None, has_validation: bool
+    ) -> EarlyStopping | None:
+        if given is None:
+            return None
+        if not isinstance(given, EarlyStopping):
+            given = EarlyStopping(patience=positive_integer("fit", "early_stopping", given))
+        if given.monitor.startswith("val_") and not has_validation:
+            raise ValueError(
+                f"fit: early_stopping monitors {given.monitor}; "
+                "give validation_data or validation_split"
+            )
+        if given.monitor.endswith("accuracy") and not self.loss.classification:
+            raise ValueError(f"fit: early_stopping monitors {given.monitor}, which the loss lacks")
+        return given
 
-    @property
-    def updates(self) -> int:
-        """Number of updates done."""
-        return int(self._clock.step)
+    # ---- programs ---------------------------------------------------------------------------
 
     def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
         factors = [self.schedule(t) for t in range(first, first + count)]
@@ -443,54 +486,41 @@ class Trainer:
         program = self._program(kind, batch, data)
         job.clock, job.seed = self._clock, self.seed
         job.lr = self._rates(self.updates, job.count)
-        if not self.check_finite:
-            program.run(job)
-            return
-        for step in range(job.count):
-            self._run_checked(program, job, step, batch)
-
-    def _run_checked(self, program: Program, job: Job, step: int, batch: int) -> None:
-        """One step that stops before it changes anything if a gradient is not finite."""
-        bad = np.empty(1, np.int64)
-        one = {name: array[step : step + 1] for name, array in job.results.items()}
-        first = job.first_row + step * batch
-        if job.wrap:
-            first = step % (len(job.sources[0]) // batch) * batch
-        assert job.lr is not None
-        single = Job(
-            job.sources, 1, first, job.shuffle, False, job.seed, job.epoch, job.lr[step:],
-            job.clock, {**one, "nonfinite": bad}, "body",
-        )  # fmt: skip
-        before = self._flat.snapshot()
-        program.run(single)
-        if bad[0] >= 0:
-            self._flat.restore(before)
-            self._clock.step[...] -= 1
-            self._clock.counter[...] -= 1
-            name, index = self._flat.locate(int(bad[0]))
+        if program.run(job) < job.count:
+            name, index = self._flat.locate(int(program.result("nonfinite")))
             raise FloatingPointError(
                 f"Trainer: gradient of {name} is not finite at element {index} "
                 f"(update {self.updates + 1}); parameters and state are as before"
             )
-        single.phase, single.clock, single.results = "commit", None, {}
-        program.run(single)
 
     def _program(self, kind: str, batch: int, data: Data) -> Program:
         inputs = data.inputs(batch)
-        key = (kind, inputs)
-        if key not in self._programs:
-            training = kind in ("step", "fit")
-            body = {"predict": self._predict_body, "evaluate": self._evaluate_body}.get(
-                kind, lambda *arrays: self._training_body(kind == "fit", *arrays)
-            )
-            commit = self._update if training else _nothing
-            with _settled(self._clock):
-                self._programs[key] = (
-                    Native(inputs, body, commit)
-                    if self._recordable
-                    else Eager(batch, body, commit)
-                )
-        return self._programs[key]
+        bodies: dict[str, Body] = {"predict": self._predict_body, "evaluate": self._evaluate_body}
+        body = bodies.get(kind)
+
+        def make() -> Program:
+            if body is not None:
+                return Native(inputs, body, dict) if self._recordable else Eager(batch, body, None)
+            return self._training_program(kind == "fit", batch, inputs)
+
+        return self._programs.get((kind, inputs), make)
+
+    def _training_program(
+        self, numbers: bool, batch: int, inputs: Sequence[tuple[tuple[int, ...], str]]
+    ) -> Program:
+        def body(*arrays: Any) -> dict[str, Any]:
+            return self._training_body(numbers, *arrays)
+
+        def commit() -> dict[str, Any]:
+            return self._commit(numbers)
+
+        buffers = self._flat.buffers
+        if not self.optimizer.recordable:
+            state = [self._flat.values, *self._state.values(), *buffers]
+            return Eager(batch, body, Direct(commit), state)
+        if not self._recordable:
+            return Eager(batch, body, Native((), dict, commit), buffers)
+        return Native(inputs, body, commit, buffers)
 
     def _training_body(self, numbers: bool, x: Any, y: Any, *weight: Any) -> dict[str, Any]:
         pred, backprop = self.model.forward(x, training=True)
@@ -500,16 +530,16 @@ class Trainer:
             results["correct"] = self.loss.correct(pred, y)
         del pred
         backprop(dpred, overwrite=True) if self._recordable else backprop(dpred)
-        del dpred
         if self.check_finite:
             results["nonfinite"] = ops.first_nonfinite(self._flat.grads)
+        return results
+
+    def _commit(self, numbers: bool) -> dict[str, Any]:
+        results = {}
         if self.clip_grad_norm is not None:
             results["grad_norm"] = ops.clip_grad_norm(self._flat.grads, self.clip_grad_norm)
         elif numbers:
             results["grad_norm"] = ops.l2_norm(self._flat.grads)
-        return results
-
-    def _update(self) -> None:
         self.optimizer.update(
             self._flat.values,
             self._flat.grads,
@@ -517,6 +547,7 @@ class Trainer:
             step=self._clock.step,
             lr=self._clock.lr,
         )
+        return results
 
     def _predict_body(self, x: Any) -> dict[str, Any]:
         return {"pred": self.model.forward(x, training=False)[0]}
@@ -531,83 +562,56 @@ class Trainer:
     # ---- arguments --------------------------------------------------------------------------
 
     def _prepare_layers(self) -> None:
-        needs_gradient = False
-        for index, (_, layer) in enumerate(self.model.named_layers()):
-            if layer.children():
-                continue
-            layer.needs_input_grad = needs_gradient
-            needs_gradient |= bool(layer.params)
+        self.model.needs_input_grad = False
+        for _, layer in self.model.named_layers():
             if hasattr(layer, "precision"):
                 layer.precision = "bf16" if self.precision == "bf16" else None
             if isinstance(layer, Dropout):
-                stream = np.random.SeedSequence(self.seed, spawn_key=(index,))
-                layer.seed = int(stream.generate_state(1, np.uint64)[0])
-                layer.offset, layer.shared_counter = self._clock.counter, True
+                layer.offset, layer.shared_counter = self._clock.updates, True
 
-    def _data(
-        self, where: str, x: Any, y: Any, sample_weight: Any | None = None
-    ) -> Data:
-        arrays = [as_rows(where, "x", x, (self.dtype, np.uint8))]
-        integer = getattr(y, "dtype", None) is not None and np.dtype(y.dtype).kind in "iu"
-        if self.loss.integer_targets and integer:
-            labels = as_rows(where, "y", y, (y.dtype,))
-            ignored = getattr(self.loss, "ignore_index", -1)
-            arrays.append(
-                _core.check_labels(labels, self._classes(arrays[0]), ignored, where)
-            )
-        else:
-            arrays.append(as_rows(where, "y", y, (self.dtype,)))
+    def _data(self, where: str, x: Any, y: Any, sample_weight: Any | None = None) -> Data:
+        samples = as_rows(where, "x", x, (self.dtype, np.uint8))
+        arrays = [samples, self._targets(where, samples, y)]
         if sample_weight is not None:
             arrays.append(as_rows(where, "sample_weight", sample_weight, (self.dtype,)))
         data = Data(tuple(arrays))
         data.check_lengths(where)
         return data
 
+    def _targets(self, where: str, x: Array, y: Any) -> Array:
+        y = as_array(where, "y", y)
+        if not self.loss.integer_targets or y.ndim > 1:
+            return as_rows(where, "y", y, (self.dtype,))
+        if y.dtype.kind not in "iu":
+            raise DTypeError(f"{where}: y must be integers of shape (n,), got {describe(y)}")
+        labels = as_rows(where, "y", y, (y.dtype,))
+        ignored = getattr(self.loss, "ignore_index", 0)
+        return _core.check_labels(labels, self._classes(x), ignored, where)
+
     def _classes(self, x: Array) -> int:
-        """Length of the model's output."""
-        program = self._program("predict", 1, Data((x,)))
-        if not self._recordable:
-            program.run(Job((x,)))
-        return program.result("pred").shape[-1]
+        """Length of the model's output for such samples."""
+        key = (x.shape[1:], x.dtype)
+        if key not in self._class_counts:
+            row = Data((x[:1],))
+            program = self._program("predict", 1, row)
+            program.run(Job(row.arrays))
+            self._class_counts[key] = program.result("pred").shape[-1]
+        return self._class_counts[key]
 
 
-@dataclass(frozen=True)
-class _Batches:
-    """Consecutive batches of one size within an epoch."""
-
-    first_row: int
-    size: int
-    count: int
-
-    @property
-    def end(self) -> int:
-        return self.first_row + self.size * self.count
-
-
-def _batches(rows: int, size: int, drop_last: bool, batch_norm: bool) -> list[_Batches]:
-    """How an epoch is cut. Batch norm can't take a single sample: it joins the batch before."""
-    count, rest = divmod(rows, size)
-    if rest == 1 and batch_norm and count and not drop_last:
-        count, rest = count - 1, size + 1
-    parts = [_Batches(0, size, count)]
-    if rest and not drop_last:
-        parts.append(_Batches(count * size, rest, 1))
-    return [part for part in parts if part.count]
+def _pieces(part: Batches, count: int) -> list[Batches]:
+    """A part of an epoch in about so many pieces."""
+    step = max(part.count // count, 1)
+    starts = range(0, part.count, step)
+    return [
+        Batches(part.first + i * part.size, part.size, min(step, part.count - i)) for i in starts
+    ]
 
 
 class _Stopping:
     """Follows the monitored value and keeps the best weights."""
 
-    def __init__(
-        self, flat: FlatParameters, rule: EarlyStopping | int | None, has_validation: bool
-    ) -> None:
-        if isinstance(rule, int):
-            rule = EarlyStopping(patience=positive_integer("fit", "early_stopping", rule))
-        if rule is not None and rule.monitor.startswith("val_") and not has_validation:
-            raise ValueError(
-                f"fit: early_stopping monitors {rule.monitor}; "
-                "give validation_data or validation_split"
-            )
+    def __init__(self, flat: FlatParameters, rule: EarlyStopping | None) -> None:
         self._flat, self._rule = flat, rule
         self._best: float | None = None
         self._weights: list[Array] | None = None
@@ -630,28 +634,7 @@ class _Stopping:
             self._flat.restore(self._weights)
 
 
-@contextmanager
-def _settled(clock: _core.Clock) -> Iterator[None]:
-    """Recording checks arguments as they stand; before the first update there is no step yet."""
-    before = float(clock.step)
-    clock.step[...] = max(before, 1)
-    try:
-        yield
-    finally:
-        clock.step[...] = before
-
-
-def _nothing() -> None:
-    """What a program that changes nothing commits."""
-
-
-def _answers(loss: Loss, data: Data) -> int:
-    return loss.answers(data.arrays[1]) if loss.classification else 0
-
-
-def _check_arguments(
-    loss: Loss, device: str, precision: str, clip_grad_norm: float | None
-) -> None:
+def _check_arguments(loss: Loss, device: str, precision: str, clip_grad_norm: float | None) -> None:
     if device == "cuda":
         raise DeviceError("Trainer: device 'cuda': this build of fastnn has no CUDA kernels")
     if device != "cpu":

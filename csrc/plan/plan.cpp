@@ -107,6 +107,14 @@ void Arena::give_back(char* memory) {
     if (block.memory.get() == memory) block.free = true;
 }
 
+bool Arena::holds(const void* p) const {
+  for (const Block& block : blocks_) {
+    const char* begin = block.memory.get();
+    if (p >= begin && p < begin + std::max<size_t>(block.size, 1)) return true;
+  }
+  return false;
+}
+
 size_t Arena::bytes() const {
   size_t total = 0;
   for (const Block& block : blocks_) total += block.size;
@@ -117,6 +125,16 @@ void Plan::add(const OpInfo& op, bool f64, const Slot* slots) {
   Call call{&op, f64, {}};
   memcpy(call.slots, slots, static_cast<size_t>(op.slots) * sizeof(Slot));
   calls.push_back(call);
+}
+
+void Plan::keep(char* data, size_t size) { kept.push_back({data, size, allocate(size)}); }
+
+void Plan::remember_kept() {
+  for (Kept& k : kept) memcpy(k.before.get(), k.data, k.size);
+}
+
+void Plan::put_back_kept() {
+  for (Kept& k : kept) memcpy(k.data, k.before.get(), k.size);
 }
 
 void Plan::finish() {
@@ -144,19 +162,21 @@ void Plan::reserve_scratch(int threads) {
 }
 
 i64 Plan::run(const Steps& s) {
-  const Call* first = calls.data() + s.first_call;
-  size_t count = s.last_call - s.first_call;
-  i64 batch = inputs.empty() ? 0 : inputs[0].rows;
+  const Call* first = calls.data();
+  const size_t body = s.update && !s.guard ? calls.size() : commit;
+  const size_t rest = s.update ? calls.size() - body : 0;
+  const bool may_undo = !s.update || s.guard;
+  const i64 batch = inputs.empty() ? 0 : inputs[0].rows;
   double gather_cost = 0;
   for (size_t i = 0; i < inputs.size(); i++)
     if (s.sources[i].gather) gather_cost += 0.05 * static_cast<double>(batch * inputs[i].row_bytes);
-  int size = std::max(team_size(first, count), team_size(gather_cost));
+  const int size = std::max(team_size(first, body + rest), team_size(gather_cost));
   reserve_scratch(size);
   order_.resize(static_cast<size_t>(batch));
 
   auto last_asked = std::chrono::steady_clock::now();
   i64 done = 0;
-  bool stop = false;
+  bool stop = false, undo = !s.update;
   // What rank 0 does between two steps while the others wait.
   auto prepare = [&](i64 step) {
     i64 row = s.first_row + step * batch;
@@ -165,13 +185,12 @@ i64 Plan::run(const Steps& s) {
       for (i64 r = 0; r < batch; r++) order_[static_cast<size_t>(r)] = permuted(row + r, s.rows, s.seed, s.epoch);
     for (size_t i = 0; i < inputs.size(); i++)
       bind(inputs[i], s.sources[i].gather ? inputs[i].data : s.sources[i].data + row * inputs[i].row_bytes);
-    if (!s.clock) return;
-    s.clock->step += 1;
-    s.clock->counter += 1;
-    if (s.lr) s.clock->lr = s.lr[step];
+    if (s.clock && s.lr) s.clock->lr = s.lr[step];
+    if (may_undo) remember_kept();
   };
   auto conclude = [&](i64 step) {
     for (const Record& record : s.records) memcpy(record.to + step * static_cast<i64>(record.size), record.from, record.size);
+    if (s.clock && s.update) s.clock->set(s.clock->updates + 1);
     done = step + 1;
     auto now = std::chrono::steady_clock::now();
     if (s.interrupted && now - last_asked > std::chrono::milliseconds(20)) {
@@ -198,11 +217,17 @@ i64 Plan::run(const Steps& s) {
         gather(team);
         barrier(team);
       }
-      run_calls(first, count, scratch_.get(), team);
+      run_calls(first, body, scratch_.get(), team);
+      if (s.guard && *s.guard >= 0) {
+        if (team.rank == 0) undo = true;
+        break;
+      }
+      run_calls(first + body, rest, scratch_.get(), team);
       if (team.rank == 0) conclude(step);
       barrier(team);
     }
   });
+  if (undo) put_back_kept();
   for (const Input& input : inputs) bind(input, input.data);
   return done;
 }

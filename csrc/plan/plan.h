@@ -32,6 +32,7 @@ class Arena {
  public:
   char* take(size_t bytes);
   void give_back(char* block);
+  bool holds(const void* p) const;
   size_t bytes() const;
 
  private:
@@ -64,11 +65,23 @@ struct Record {
   size_t size;
 };
 
+// Memory that the calls before the commit change besides their results: running statistics.
+struct Kept {
+  char* data;
+  size_t size;
+  Buffer before;
+};
+
 // Numbers that change from step to step; the kernels read them through pointers.
 struct Clock {
-  double step = 0;  // updates done, this one included
+  i64 updates = 0;  // done; the counter of dropout's random bits, too
+  double step = 1;  // number of the update at hand: updates + 1
   double lr = 0;
-  i64 counter = 0;  // for the random bits of dropout
+
+  void set(i64 n) {
+    updates = n;
+    step = static_cast<double>(n + 1);
+  }
 };
 
 struct Source {
@@ -84,9 +97,10 @@ struct Steps {
   bool shuffle;
   u64 seed, epoch;        // of the permutation
   const double* lr;       // one per step
-  Clock* clock;           // advanced before each step; may be null
+  Clock* clock;           // advanced with each update; may be null
   std::vector<Record> records;
-  size_t first_call, last_call;  // run only these (the gradients, the update)
+  bool update;            // false: stop each step before the commit and put back what is kept
+  const i64* guard;       // unless null: >= 0 before the commit ends the run, the step undone
   bool (*interrupted)();  // asked between steps, now and then; true ends the run
 };
 
@@ -95,12 +109,14 @@ class Plan {
   Arena arena;
   std::vector<Call> calls;
   std::vector<Input> inputs;
+  std::vector<Kept> kept;
   size_t commit = 0;  // calls from here on change the model
 
   void add(const OpInfo& op, bool f64, const Slot* slots);
+  void keep(char* data, size_t size);
   void finish();  // finds the patches; call once, after recording
 
-  // Number of steps done: fewer than asked for only after an interruption.
+  // Number of steps done: fewer than asked for if interrupted, or stopped by the guard.
   i64 run(const Steps& steps);
 
  private:
@@ -109,6 +125,8 @@ class Plan {
   std::vector<i64> order_;  // rows of the batch at hand
   void bind(const Input& input, const char* data);
   void reserve_scratch(int threads);
+  void remember_kept();
+  void put_back_kept();
 };
 
 // Row at position i of the seeded permutation of 0..n-1.

@@ -238,13 +238,19 @@ void Binder::require_writeable(const Field& f, const View& v) {
     throw py::value_error(where(f) + " has internal overlap (several elements share memory) and would be written");
 }
 
+// A plan holds on to the arrays it points at, but for its own results: their memory is used again.
+void Binder::keep_alive(const View& v) {
+  if (recorder && !recorder->plan->arena.holds(v.data))
+    recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
+}
+
 // The kernel gets the caller's memory where its layout allows, else a C-contiguous copy.
 void Binder::use_memory(int i, bool copy_back) {
   View& v = views_[i];
   Slot& slot = call.slots[op_.fields[i].slot];
   slot.p = v.data;
   if (v.contiguous() && v.aligned()) {
-    if (recorder) recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
+    keep_alive(v);
     return;
   }
   if (recorder) throw py::value_error(where(op_.fields[i]) + " must be C-contiguous while recording");
@@ -289,7 +295,7 @@ void Binder::bind_matrix(int i) {
   bool usable = v.aligned() && v.strides[v.ndim - 1] % item == 0 && v.strides[v.ndim - 2] % item == 0;
   if (!usable || (v.ndim > 2 && !v.contiguous())) use_memory(i, false);
   else call.slots[f.slot].p = v.data;
-  if (recorder) recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
+  keep_alive(v);
   bool copied = call.slots[f.slot].p != v.data;
   i64 inner = v.shape[v.ndim - 1];
   i64 row = copied || v.ndim > 2 ? inner : v.strides[0] / item;
@@ -323,7 +329,7 @@ void Binder::bind_indices(int i) {
   if (recorder) {
     if (v.dtype != DType::i64_ || !v.contiguous())
       throw py::type_error(where(f) + " must be contiguous int64 while recording, got " + describe(v.object));
-    recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
+    keep_alive(v);
     slot.p = v.data;
     return;
   }

@@ -71,6 +71,7 @@ class Binder {
   void match_shape(const Field& f, const View& v);
   void settle_dim(int slot, const i64* shape, int count, const Field& f, const View& v);
   void require_writeable(const Field& f, const View& v);
+  void keep_alive(const View& v);
   void use_memory(int i, bool copy_back);
   void check_overlaps() const;
   std::vector<i64> result_shape(const Field& f) const;

@@ -30,6 +30,12 @@ py::dict isa_levels() {
   return levels;
 }
 
+uintptr_t kernel_address(const std::string& op, bool f64) {
+  for (const fnn::OpInfo& info : fnn::all_ops())
+    if (info.name == op) return reinterpret_cast<uintptr_t>(fnn::kernel(info.id, f64));
+  throw py::key_error(op);
+}
+
 void read_environment() {
   if (const char* isa = getenv("FASTNN_ISA"); isa && *isa)
     if (const char* why = fnn::use_isa(isa)) {
@@ -59,5 +65,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("available_cpus", fnn::available_cpus, "CPUs that affinity and the cgroup's quota grant this process.");
   m.def("use_isa", use_isa, py::arg("name"), "Run kernels of this instruction set from now on.");
   m.def("isa", [] { return fnn::active_isa().name; }, "Instruction set in use.");
+  m.def("kernel_address", kernel_address, py::arg("op"), py::arg("f64") = false,
+        "Where the code that runs for an op begins.");
   m.def("isa_levels", isa_levels, "Every level that was built, and whether this CPU has it; best first.");
 }

@@ -4,6 +4,7 @@
 
 #include "../core/threads.h"
 #include "binder.h"
+#include "gil.h"
 
 namespace fnn {
 namespace {
@@ -54,14 +55,14 @@ void run(std::vector<Call>& calls) {
   double cost = 0;
   for (const Call& call : calls) cost += call.op->cost(call.slots, call.f64);
   if (cost < 2000) return run_now(calls.data(), calls.size());
-  py::gil_scoped_release release;
+  Unlocked unlocked;
   run_now(calls.data(), calls.size());
 }
 
 void run(Call& call) {
   // Releasing the interpreter lock costs as much as the smallest kernels.
   if (call.op->cost(call.slots, call.f64) < 2000) return run_now(&call, 1);
-  py::gil_scoped_release release;
+  Unlocked unlocked;
   run_now(&call, 1);
 }
 
@@ -98,17 +99,31 @@ void refuse_shared(const OpInfo& op, const std::vector<std::unique_ptr<Binder>>&
       throw py::value_error(op.name + ": " + pieces[i - 1].name + " and " + pieces[i].name + " overlap in memory");
 }
 
-py::object call_lists(const PyOp& op, const Values& values) {
+// The lists among the arguments as tuples of their own: another thread may change a list.
+std::vector<py::object> own_lists(const PyOp& op, Values& values) {
+  std::vector<py::object> owned;
+  for (int p : op.parameters) {
+    PyObject*& value = values.by_field[p];
+    if (!op.info->fields[p].is_array() || !is_list(value)) continue;
+    owned.push_back(py::reinterpret_steal<py::object>(PySequence_Tuple(value)));
+    if (!owned.back()) throw py::error_already_set();
+    value = owned.back().ptr();
+  }
+  return owned;
+}
+
+py::object call_lists(const PyOp& op, Values& values) {
   const OpInfo& info = *op.info;
-  Py_ssize_t length = PySequence_Fast_GET_SIZE(values.by_field[op.parameters[0]]);
+  std::vector<py::object> owned = own_lists(op, values);
+  Py_ssize_t length = PyTuple_GET_SIZE(values.by_field[op.parameters[0]]);
   for (int p : op.parameters) {
     PyObject* value = values.by_field[p];
     if (!info.fields[p].is_array() || !value || value == Py_None) continue;
     std::string where = info.name + ": " + info.fields[p].name;
     if (!is_list(value)) throw py::type_error(where + " must be a list as " + info.fields[op.parameters[0]].name + " is");
-    if (PySequence_Fast_GET_SIZE(value) != length)
+    if (PyTuple_GET_SIZE(value) != length)
       throw py::value_error(where + " must be a list of " + std::to_string(length) + " arrays, got " +
-                            std::to_string(PySequence_Fast_GET_SIZE(value)));
+                            std::to_string(PyTuple_GET_SIZE(value)));
   }
   std::vector<std::unique_ptr<Binder>> binders;
   for (Py_ssize_t j = 0; j < length; j++) {
@@ -116,7 +131,7 @@ py::object call_lists(const PyOp& op, const Values& values) {
     for (int p : op.parameters) {
       PyObject* value = values.by_field[p];
       bool list = info.fields[p].is_array() && is_list(value);
-      binder->values[p] = list ? PySequence_Fast_GET_ITEM(value, j) : value;
+      binder->values[p] = list ? PyTuple_GET_ITEM(value, j) : value;
     }
     binder->bind();
     if (j && binder->call.f64 != binders[0]->call.f64)
@@ -236,7 +251,7 @@ PyOp make_op(const OpInfo& info) {
 }  // namespace
 
 void add_ops(py::module_& m) {
-  static std::vector<PyOp> ops;
+  static auto& ops = *new std::vector<PyOp>;  // never destroyed: daemon threads outlive main()
   ops.reserve(all_ops().size());
   py::list names;
   for (const OpInfo& info : all_ops()) {

@@ -4,8 +4,10 @@
 #include <pybind11/stl.h>
 
 #include <atomic>
+#include <optional>
 
 #include "arrays.h"
+#include "gil.h"
 #include "ops.h"
 
 namespace fnn {
@@ -20,13 +22,35 @@ DType parse_dtype(const std::string& name) {
 }
 
 bool check_signals() {
-  py::gil_scoped_acquire acquire;
+  Locked locked;
   return PyErr_CheckSignals() != 0;
 }
 
+// A clock of which one thread at a time may make use.
+struct PyClock : Clock {
+  std::atomic<bool> busy{false};
+};
+
+// Marks a plan or a clock as in use. Another thread may want it, or a signal's handler.
+class InUse {
+ public:
+  explicit InUse(std::atomic<bool>* busy) : busy_(busy) {
+    if (busy_ && busy_->exchange(true))
+      throw std::runtime_error("this Trainer is busy, in another thread or in a call that a signal interrupted");
+  }
+  ~InUse() {
+    if (busy_) *busy_ = false;
+  }
+  InUse(const InUse&) = delete;
+  InUse& operator=(const InUse&) = delete;
+
+ private:
+  std::atomic<bool>* busy_;
+};
+
 struct PyPlan {
   Recorder state{std::make_shared<Plan>(), py::list()};
-  std::atomic<bool> running{false};
+  std::atomic<bool> busy{false};
 
   PyPlan& enter() {
     if (recorder) throw std::runtime_error("Plan: another plan is being recorded on this thread");
@@ -51,8 +75,14 @@ struct PyPlan {
     return array;
   }
 
+  void keep(const py::array& array) {
+    state.keep_alive.append(array);
+    state.plan->keep(static_cast<char*>(const_cast<void*>(array.data())), static_cast<size_t>(array.nbytes()));
+  }
+
   i64 run(const std::vector<py::array>& sources, i64 count, i64 first_row, bool shuffle, bool wrap, u64 seed, u64 epoch,
-          const py::object& lr, Clock* clock, const std::vector<std::pair<py::array, py::array>>& records, const std::string& phase);
+          const py::object& lr, PyClock* clock, const std::vector<std::pair<py::array, py::array>>& records, bool update,
+          const std::optional<py::array>& guard);
 };
 
 Source checked_source(const py::array& a, const Input& input, i64 rows, bool shuffle) {
@@ -63,13 +93,14 @@ Source checked_source(const py::array& a, const Input& input, i64 rows, bool shu
 }
 
 i64 PyPlan::run(const std::vector<py::array>& sources, i64 count, i64 first_row, bool shuffle, bool wrap, u64 seed, u64 epoch,
-                const py::object& lr, Clock* clock, const std::vector<std::pair<py::array, py::array>>& records, const std::string& phase) {
+                const py::object& lr, PyClock* clock, const std::vector<std::pair<py::array, py::array>>& records, bool update,
+                const std::optional<py::array>& guard) {
+  InUse plan_in_use(&busy), clock_in_use(clock ? &clock->busy : nullptr);
   Plan& plan = *state.plan;
-  if (sources.size() != plan.inputs.size() || sources.empty())
-    throw py::value_error("Plan.run: one source per input, at least one");
+  if (sources.size() != plan.inputs.size()) throw py::value_error("Plan.run: one source per input");
   Steps s{};
-  s.rows = sources[0].shape(0);
-  i64 batch = plan.inputs[0].rows;
+  s.rows = sources.empty() ? 0 : sources[0].shape(0);
+  i64 batch = sources.empty() ? 0 : plan.inputs[0].rows;
   if (first_row < 0 || count < 0 || (wrap ? s.rows - first_row < batch : first_row + count * batch > s.rows))
     throw py::value_error("Plan.run: more rows asked for than there are");
   std::vector<Source> checked;
@@ -94,22 +125,13 @@ i64 PyPlan::run(const std::vector<py::array>& sources, i64 count, i64 first_row,
       throw py::value_error("Plan.run: a record needs an array of its type with one element per step");
     s.records.push_back({from.data(), static_cast<char*>(target.mutable_data()), static_cast<size_t>(from.itemsize())});
   }
-  if (phase != "all" && phase != "body" && phase != "commit")
-    throw py::value_error("Plan.run: phase must be 'all', 'body' or 'commit', got '" + phase + "'");
-  s.first_call = phase == "commit" ? plan.commit : 0;
-  s.last_call = phase == "body" ? plan.commit : plan.calls.size();
+  s.update = update;
+  if (guard) s.guard = static_cast<const i64*>(guard->data());
   s.interrupted = check_signals;
-  if (running.exchange(true)) throw std::runtime_error("this Trainer is in use by another thread");
   i64 done;
   {
-    py::gil_scoped_release release;
-    try {
-      done = plan.run(s);
-    } catch (...) {
-      running = false;
-      throw;
-    }
-    running = false;
+    Unlocked unlocked;
+    done = plan.run(s);
   }
   if (PyErr_Occurred()) throw py::error_already_set();
   return done;
@@ -122,7 +144,7 @@ py::array scalar_view(const char* dtype, void* data, const py::object& base) {
 template <class Member>
 auto view_of(const char* dtype, Member member) {
   return [=](const py::object& self) {
-    return scalar_view(dtype, &(self.cast<Clock&>().*member), self);
+    return scalar_view(dtype, &(self.cast<PyClock&>().*member), self);
   };
 }
 
@@ -157,22 +179,26 @@ py::array check_labels(const py::array& labels, i64 classes, i64 ignored, const 
 }  // namespace
 
 void add_plan(py::module_& m) {
-  py::class_<Clock>(m, "Clock", "Numbers that change from step to step, as 0-d arrays that recorded ops read.")
+  py::class_<PyClock>(m, "Clock", "Numbers that change from step to step, as 0-d arrays that recorded ops read.")
       .def(py::init<>())
-      .def_property_readonly("step", view_of("float64", &Clock::step), "Updates done, float64.")
-      .def_property_readonly("lr", view_of("float64", &Clock::lr), "Learning rate, float64.")
-      .def_property_readonly("counter", view_of("int64", &Clock::counter), "Counter of random bits, int64.");
+      .def("set", &PyClock::set, py::arg("updates"), "Make `updates` the number of updates done.")
+      .def_property_readonly("updates", view_of("int64", &PyClock::updates), "Updates done, int64; the counter of random bits.")
+      .def_property_readonly("step", view_of("float64", &PyClock::step), "Number of the update at hand, float64.")
+      .def_property_readonly("lr", view_of("float64", &PyClock::lr), "Learning rate, float64.");
   py::class_<PyPlan>(m, "Plan", "A list of op calls: recorded inside `with plan:`, replayed by run().")
       .def(py::init<>())
       .def("__enter__", &PyPlan::enter, py::return_value_policy::reference_internal)
       .def("__exit__", &PyPlan::exit)
       .def("input", &PyPlan::input, py::arg("shape"), py::arg("dtype"), "Placeholder for rows that run() supplies.")
       .def("mark_commit", [](PyPlan& p) { p.state.plan->commit = p.state.plan->calls.size(); },
-           "Calls recorded from here on change the model; run(phase=\"body\") leaves them out.")
+           "Calls recorded from here on change the model; run(update=False) leaves them out.")
+      .def("keep", &PyPlan::keep, py::arg("array"), "An array that the calls before the commit change: put back where there is no commit.")
       .def("run", &PyPlan::run, py::arg("sources"), py::arg("count") = 1, py::arg("first_row") = 0, py::arg("shuffle") = false,
            py::arg("wrap") = false, py::arg("seed") = 0, py::arg("epoch") = 0, py::arg("lr") = py::none(),
-           py::arg("clock") = nullptr, py::arg("records") = std::vector<std::pair<py::array, py::array>>{}, py::arg("phase") = "all",
-           "Replay `count` steps over consecutive batches of the sources' rows; number of steps done.")
+           py::arg("clock") = nullptr, py::arg("records") = std::vector<std::pair<py::array, py::array>>{}, py::arg("update") = true,
+           py::arg("guard") = py::none(),
+           "Replay `count` steps over consecutive batches of the sources' rows; number of steps done. "
+           "Where the 0-d array `guard` is >= 0 before the commit, that step is undone and the run ends.")
       .def_property_readonly("bytes", [](PyPlan& p) { return p.state.plan->arena.bytes(); }, "Size of the arena.")
       .def_property_readonly("calls", [](PyPlan& p) {
         std::vector<std::string> names;
