@@ -2,8 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from fastnn import errors as errors  # the native module raises these
-from fastnn import ops
+from fastnn import errors, ops
 from fastnn._core import get_num_threads, set_num_threads
 from fastnn.config import from_config, to_config
 from fastnn.errors import (
@@ -39,6 +38,55 @@ from fastnn.layers import (
 from fastnn.losses import MAE, MSE, BinaryCrossEntropy, CrossEntropy
 from fastnn.optimizers import SGD, Adagrad, Adam, AdamW, RAdam, RMSProp
 from fastnn.trainer import EarlyStopping, History, Trainer
+
+__all__ = [
+    "GELU",
+    "MAE",
+    "MSE",
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "BatchNorm",
+    "BinaryCrossEntropy",
+    "CheckpointError",
+    "CrossEntropy",
+    "DTypeError",
+    "DeviceError",
+    "Dropout",
+    "EarlyStopping",
+    "Flatten",
+    "FormatError",
+    "HardSigmoid",
+    "History",
+    "LabelError",
+    "Layer",
+    "LayerNorm",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "OutOfMemoryError",
+    "RAdam",
+    "RMSProp",
+    "ReLU",
+    "Rescaling",
+    "Sequential",
+    "ShapeError",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "Trainer",
+    "__version__",
+    "errors",
+    "from_config",
+    "get_num_threads",
+    "ops",
+    "set_num_threads",
+    "show_config",
+    "to_config",
+]
 
 try:
     __version__ = version("fastnn")

@@ -19,7 +19,9 @@ def _version() -> str:
 def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
@@ -28,7 +30,11 @@ def _cpu_name() -> str:
 def _facts() -> dict[str, Any]:
     levels = _core.isa_levels()
     return {
-        "fastnn": {"version": _version(), "python": platform.python_version(), "platform": sys.platform},
+        "fastnn": {
+            "version": _version(),
+            "python": platform.python_version(),
+            "platform": sys.platform,
+        },
         "cpu": {
             "name": _cpu_name(),
             "isa": _core.isa(),
