@@ -652,7 +652,7 @@ class Sequential(BuiltIn):
                     f"Sequential: layer {i} must be a Layer, got {type(layer).__name__}"
                 )
         self.layers = layers
-        self.recordable = all(layer.recordable for layer in layers)
+        self.recordable = self.recordable and all(layer.recordable for layer in layers)
         self._needs_input_grad = True
         self._stages, self._makes_gradient = _plan(layers)
         self._places()  # refuses shared parameters

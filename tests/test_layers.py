@@ -558,7 +558,12 @@ def test_a_layer_of_ones_own_is_not_recorded_unless_it_says_so():
     class Renamed(fnn.Linear):
         pass
 
+    class Chain(fnn.Sequential):
+        def forward(self, x, training=False):
+            return super().forward(np.abs(x), training)
+
     assert not fnn.Layer.recordable
+    assert not Chain(fnn.Linear(2, 2)).recordable
     assert not Doubled().recordable
     assert Declared().recordable
     assert Renamed(2, 2).recordable
