@@ -1,11 +1,9 @@
-// exp, log, log1p on vectors: argument reduction, then one polynomial. float within 1 ulp over all
-// inputs, double within 2; infinities, NaN and denormals as in C. Only lane-wise IEEE operations
-// and fma are used, so every ISA level gives the same bits.
-//
-// The coefficients are our own: weighted least squares with Lawson's reweighting (Rice 1964) in
-// 60 digits, refitted after each coefficient was rounded. The error bounds beside them are those
-// of the rounded polynomial, relative, in u = 2^-24 (float) and 2^-53 (double).
+// exp, log, log1p, tanh, erf, erfc on vectors: float within 1 ulp over all inputs, double within 2;
+// infinities, NaN and denormals as in C. Only lane-wise IEEE operations, fma and table look-ups are
+// used, so every ISA level gives the same bits. exp and log reduce the argument to one polynomial;
+// tanh, erf and erfcx(x) = exp(x^2) erfc(x) look the coefficients of one of 16 polynomials up.
 #pragma once
+#include "math_tables.h"
 #include "vec.h"
 
 template <class T, class F, class D>
@@ -16,40 +14,52 @@ constexpr const auto& choose(const F& for_float, const D& for_double) {
 
 template <class T> constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
 template <class T> constexpr T kSmallestNormal = sizeof(T) == 4 ? T(0x1p-126) : T(0x1p-1022);
+template <class T> constexpr T kLn2 = T(0x1.62e42fefa39efp-1);
+template <class T> constexpr T kLn2Low = sizeof(T) == 4 ? T(0x1.62e42fefa39efp-1 - double(kLn2<T>))
+                                                        : T(0x1.abc9e3b39803fp-56);
 
-// c[0] + c[1] x + c[2] x^2 + ..., unrolled by recursion.
-template <size_t i = 0, class T, size_t n>
+// c[0] + c[1] x + c[2] x^2 + ..., unrolled by recursion; from the coefficient `first` on.
+template <size_t first = 0, class T, size_t n>
 FNN_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[n]) {
-  if constexpr (i == n - 1) return set1(c[i]);
-  else return fma(polynomial<i + 1>(x, c), x, set1(c[i]));
+  if constexpr (first == n - 1) return set1(c[first]);
+  else return fma(polynomial<first + 1>(x, c), x, set1(c[first]));
+}
+
+template <class T> FNN_INLINE Vec<T> copy_sign(Vec<T> size, Vec<T> sign) {
+  return from_bits(bits(size) | (bits(sign) & bits(set1(T(-0.0)))));
 }
 
 // ---- exp -----------------------------------------------------------------------------------
 
-// exp(r) on |r| <= ln(2)/2: 0.054u, 0.034u.
-static constexpr float kExpF[] = {0x1p+0, 0x1p+0, 0x1.fffffcp-2, 0x1.55549p-3, 0x1.55589ep-5,
-                                  0x1.123aa2p-7, 0x1.6a6186p-10};
-static constexpr double kExpD[] = {
-    0x1p+0, 0x1p+0, 0x1.000000000000ap-1, 0x1.5555555555504p-3, 0x1.55555555506bbp-5,
-    0x1.111111112561bp-7, 0x1.6c16c184773ecp-10, 0x1.a01a0136699a1p-13, 0x1.a019995e2a104p-16,
-    0x1.71df0b857bee6p-19, 0x1.28adfde6b270dp-22, 0x1.ada6e1eaecb91p-26};
-
-// value * 2^exponent, before it over- or underflows; 2^-1/2 <= value <= 2^1/2.
+// value * 2^exponent, before it over- or underflows; 2^-1/2 <= value <= 2^1/2 after exp.
 template <class T> struct Scaled { Vec<T> value, exponent; };
 
-// exp(x) for x clamped to where it becomes inf and far below where it becomes 0.
+// x / ln 2 to the nearest integer, for small x: adding 1.5 * 2^mantissa leaves no fraction.
+template <class T> FNN_INLINE Vec<T> binary_exponent(Vec<T> x) {
+  constexpr T magic = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);
+  return fma(x, set1(T(0x1.71547652b82fep+0)), set1(magic)) - set1(magic);
+}
+
+template <class T> FNN_INLINE Vec<T> minus_ln2(Vec<T> x, Vec<T> exponent) {
+  return fnma(exponent, set1(kLn2Low<T>), fnma(exponent, set1(kLn2<T>), x));
+}
+
+// So far the result has long overflowed or vanished; keeps the exponent small.
+template <class T> FNN_INLINE Vec<T> exp_clamp(Vec<T> x) {
+  constexpr T limit = sizeof(T) == 4 ? 150 : 800;
+  return max(set1(-limit), min(set1(limit), x));
+}
+
 template <class T> FNN_INLINE Scaled<T> exp_scaled(Vec<T> x) {
-  constexpr T lowest = sizeof(T) == 4 ? -150 : -800, highest = sizeof(T) == 4 ? 89 : 710;
-  constexpr T log2_e = T(0x1.71547652b82fep+0);
-  constexpr T ln2_hi = T(0x1.62e42fefa39efp-1);
-  constexpr T ln2_lo = sizeof(T) == 4 ? T(0x1.62e42fefa39efp-1 - double(ln2_hi))
-                                      : T(0x1.abc9e3b39803fp-56);
-  constexpr T magic = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);  // x + magic - magic rounds x
-  x = max(set1(lowest), min(set1(highest), x));
-  Vec<T> exponent = fma(x, set1(log2_e), set1(magic)) - set1(magic);
-  Vec<T> r = fnma(exponent, set1(ln2_hi), x);
-  r = fnma(exponent, set1(ln2_lo), r);
-  return {polynomial(r, choose<T>(kExpF, kExpD)), exponent};
+  x = exp_clamp(x);
+  Vec<T> exponent = binary_exponent(x);
+  return {polynomial(minus_ln2(x, exponent), choose<T>(kExp_float, kExp_double)), exponent};
+}
+
+// exp(x + low), low being a rounding error of x, and x clamped.
+template <class T> FNN_INLINE Scaled<T> exp_scaled(Vec<T> x, Vec<T> low) {
+  Vec<T> exponent = binary_exponent(x), r = minus_ln2(x, exponent) + low;
+  return {polynomial(r, choose<T>(kExp_float, kExp_double)), exponent};
 }
 
 template <class T> FNN_INLINE Vec<T> exp(Vec<T> x) {
@@ -59,27 +69,12 @@ template <class T> FNN_INLINE Vec<T> exp(Vec<T> x) {
 
 // ---- log -----------------------------------------------------------------------------------
 
-// (log(1 + f) - f) / f^2 on 2^-1/2 <= 1 + f <= 2^1/2: 0.014u, 0.013u of the logarithm.
-static constexpr float kLogF[] = {-0x1p-1, 0x1.555546p-2, -0x1.000002p-2, 0x1.99a54p-3,
-                                  -0x1.555ddap-3, 0x1.232f98p-3, -0x1.fbf30ap-4, 0x1.e72bbp-4,
-                                  -0x1.df2898p-4, 0x1.14d682p-4};
-static constexpr double kLogD[] = {
-    -0x1p-1, 0x1.555555555556bp-2, -0x1.ffffffffffe75p-3, 0x1.9999999994d76p-3,
-    -0x1.555555556b957p-3, 0x1.249249275e61ep-3, -0x1.fffffff34304dp-4, 0x1.c71c702dcb558p-4,
-    -0x1.99999ab52370dp-4, 0x1.745d58e31373fp-4, -0x1.555574569f8f5p-4, 0x1.3b0d75ae5fc4p-4,
-    -0x1.248975c9cf525p-4, 0x1.116a4cd7519cfp-4, -0x1.00ce04a1f5d1bp-4, 0x1.dc8fb23ca588fp-5,
-    -0x1.b46e2060caa36p-5, 0x1.bbe4b3e48627ap-5, -0x1.0101b6be556f4p-4, 0x1.d2139e83751cdp-5,
-    -0x1.8cbe0860484f4p-6};
-
 // log((1 + f + low) * 2^exponent), low being a rounding error of f. The large terms are added last,
 // so that only the last two additions round visibly.
 template <class T> FNN_INLINE Vec<T> log_reduced(Vec<T> f, Vec<T> low, Vec<T> exponent) {
-  constexpr T ln2_hi = T(0x1.62e42fefa39efp-1);
-  constexpr T ln2_lo = sizeof(T) == 4 ? T(0x1.62e42fefa39efp-1 - double(ln2_hi))
-                                      : T(0x1.abc9e3b39803fp-56);
-  Vec<T> q = polynomial(f, choose<T>(kLogF, kLogD));
-  Vec<T> tail = fma(f * f, q, fma(exponent, set1(ln2_lo), low));
-  return fma(exponent, set1(ln2_hi), f + tail);
+  Vec<T> q = polynomial(f, choose<T>(kLog_float, kLog_double));
+  Vec<T> tail = fma(f * f, q, fma(exponent, set1(kLn2Low<T>), low));
+  return fma(exponent, set1(kLn2<T>), f + tail);
 }
 
 // The integer e with 2^-1/2 <= x * 2^-e < 2^1/2 and that product, for normal x > 0.
@@ -99,10 +94,10 @@ template <class T> FNN_INLINE Vec<T> log_ends(Vec<T> y, Vec<T> x) {
 }
 
 template <class T> FNN_INLINE Vec<T> log(Vec<T> x) {
-  constexpr T lift = kMantissa<T> + 1;
+  constexpr int lift = kMantissa<T> + 1;
   Mask<T> tiny = x < set1(kSmallestNormal<T>);
-  Binary<T> b = split_exponent(select(tiny, x * set1(T(i64(1) << int(lift))), x));
-  Vec<T> exponent = b.exponent - select(tiny, set1(lift), zero<T>());
+  Binary<T> b = split_exponent(select(tiny, x * set1(T(i64(1) << lift)), x));
+  Vec<T> exponent = b.exponent - select(tiny, set1(T(lift)), zero<T>());
   return log_ends(log_reduced(b.mantissa - set1(T(1)), zero<T>(), exponent), x);
 }
 
@@ -117,19 +112,79 @@ template <class T> FNN_INLINE Vec<T> log1p(Vec<T> x) {
   return select(x == zero<T>(), x, log_ends(log_reduced(f, low, b.exponent), sum));
 }
 
-// log(1 + x) / x on 0 <= x <= 1: 0.088u, 0.015u.
-static constexpr float kLog1pF[] = {0x1p+0, -0x1.ffffd2p-2, 0x1.554dd6p-2, -0x1.ff24d4p-3,
-                                    0x1.93521ep-3, -0x1.3a5c36p-3, 0x1.b512e8p-4, -0x1.d79754p-5,
-                                    0x1.4a2e3ep-6, -0x1.b170dep-9};
-static constexpr double kLog1pD[] = {
-    0x1p+0, -0x1.fffffffffffeep-2, 0x1.5555555554767p-2, -0x1.ffffffff859b8p-3,
-    0x1.99999988544f3p-3, -0x1.555553db118c8p-3, 0x1.24923392ef3b5p-3, -0x1.fffe41e58edecp-4,
-    0x1.c70f204e3b49ep-4, -0x1.994c07364cf91p-4, 0x1.72fcbbf5d1bc5p-4, -0x1.505e9c05f138cp-4,
-    0x1.2ca86513e1c59p-4, -0x1.026952ea70557p-4, 0x1.9c8ec4d98a5bcp-5, -0x1.25a28bf8f06d5p-5,
-    0x1.64d610bba80eap-6, -0x1.6189534df8f15p-7, 0x1.0eb6b4a24f024p-8, -0x1.29f60bc077d35p-10,
-    0x1.a0fa05f61ceadp-13, -0x1.157f8d50d68a2p-16};
-
 // log(1 + x) for 0 <= x <= 1 only, within 2 ulp: half the work of log1p.
 template <class T> FNN_INLINE Vec<T> log1p_unit(Vec<T> x) {
-  return x * polynomial(x, choose<T>(kLog1pF, kLog1pD));
+  return x * polynomial(x, choose<T>(kLogUnit_float, kLogUnit_double));
+}
+
+// ---- tanh, erf -----------------------------------------------------------------------------
+
+template <class T, int n>
+FNN_INLINE IntVec<T> find_piece(const Piecewise<T, n>& table, Vec<T> x) {
+  return shift_right(bits(x + set1(table.offset)), kMantissa<T> - 2);
+}
+
+// The chosen polynomial's terms from t^first on, divided by t^first.
+template <int first, class T, int n>
+FNN_INLINE Vec<T> piece(const Piecewise<T, n>& table, IntVec<T> i, Vec<T> t) {
+  Vec<T> c = lookup(table.rows[1 + first], i);
+  if constexpr (first == n - 1) return c;
+  else return fma(piece<first + 1>(table, i, t), t, c);
+}
+
+// An odd function that is 1 beyond table.limit. Constant terms are exact to far below an ulp, and
+// near 0 it is x + x q(x): only the last addition rounds visibly.
+template <class T, int n> FNN_INLINE Vec<T> saturating(const Piecewise<T, n>& table, Vec<T> x) {
+  Vec<T> size = min(set1(table.limit), abs(x));
+  IntVec<T> i = find_piece(table, size);
+  Vec<T> t = size - lookup(table.rows[0], i);
+  Vec<T> start = select(size < set1(table.first), size, lookup(table.rows[1], i));
+  return copy_sign(fma(piece<1>(table, i, t), t, start), x);
+}
+
+template <class T> FNN_INLINE Vec<T> tanh(Vec<T> x) {
+  return saturating(choose<T>(kTanh_float, kTanh_double), x);
+}
+
+template <class T> FNN_INLINE Vec<T> erf(Vec<T> x) {
+  return saturating(choose<T>(kErf_float, kErf_double), x);
+}
+
+// ---- erfc ----------------------------------------------------------------------------------
+
+// value + low: a result and its rounding error.
+template <class T> struct Double { Vec<T> value, low; };
+
+// exp(-x - x_low) for 0 <= x. The first step of the reduction is exact, the others keep their errors.
+template <class T> struct ScaledDouble { Double<T> number; Vec<T> exponent; };
+template <class T> FNN_INLINE ScaledDouble<T> exp_minus(Vec<T> x, Vec<T> x_low) {
+  Vec<T> exponent = binary_exponent(-x), one = set1(T(1));
+  Vec<T> r_high = fnma(exponent, set1(kLn2<T>), -x);
+  Vec<T> rest = fma(exponent, set1(kLn2Low<T>), x_low);
+  Vec<T> r = r_high - rest, r_low = r_high - r - rest;
+  Vec<T> q = polynomial<2>(r, choose<T>(kExp_float, kExp_double));
+  Vec<T> p = fma(r * r, q, r), p_low = fma(r * r, q, r - p) + r_low;
+  Vec<T> value = one + p;
+  return {{value, one - value + p + p_low}, exponent};
+}
+
+// erfcx(x) of table piece i, t from its centre.
+template <class T> FNN_INLINE Double<T> erfcx(IntVec<T> i, Vec<T> t) {
+  const auto& table = choose<T>(kErfcx_float, kErfcx_double);
+  Vec<T> start = lookup(table.rows[1], i), slope = piece<1>(table, i, t);
+  Vec<T> value = fma(slope, t, start);
+  return {value, fma(slope, t, start - value)};
+}
+
+// exp(-x^2) erfcx(x), both with their rounding errors.
+template <class T> FNN_INLINE Vec<T> erfc(Vec<T> x) {
+  const auto& table = choose<T>(kErfcx_float, kErfcx_double);
+  Vec<T> size = min(set1(table.limit), abs(x));
+  IntVec<T> i = find_piece(table, size);
+  Double<T> g = erfcx(i, size - lookup(table.rows[0], i));
+  Vec<T> square = size * size;
+  ScaledDouble<T> e = exp_minus(square, fma(size, size, -square));
+  Vec<T> low = fma(e.number.value, g.low, e.number.low * g.value);
+  Vec<T> y = scale(fma(e.number.value, g.value, low), e.exponent);
+  return select(x < zero<T>(), set1(T(2)) - y, y);
 }

@@ -15,8 +15,8 @@
 //   fma(a, b, c)         a * b + c, rounded once;  fnma(a, b, c) = c - a * b, rounded once
 //   min(a, b) max(a, b)  a < b ? a : b and a > b ? a : b (so b when either is NaN), at every level
 //   abs(a) sqrt(a) round(a)   round: to nearest, ties to even
-//   scale(a, k)          a * 2^k rounded once, for integral |k| <= 250 (double: 2000) and a zero,
-//                        NaN or 1/2 <= |a| <= 4 (so that a * 2^(k/2) is exact)
+//   scale(a, k)          a * 2^k rounded once, for integral |k| <= 250 (double: 2000) and an a that
+//                        is 0, NaN or between 2^-20 and 2^20 in size
 //   a < b, <=, >, >=, ==, !=  -> Mask<T>, ordered as in C;  isnan(a)
 //   select(mask, a, b)   a where mask, else b
 //   first_n<T>(n)        mask of the first n lanes;  any(mask) all(mask);  mask_bits(mask) -> unsigned
@@ -24,6 +24,7 @@
 //   to_int(v)  to_float(i)    nearest integer and back, for |v| < 2^31 (double: 2^51)
 //   IntVec: + - & | ^, shift_left(i, n) shift_right(i, n) (logical) shift_right_arith(i, n),
 //           set1_int<T>(x), equality ==
+//   lookup(table, i)     table[i & 15], lane-wise, of 16 numbers
 //   sum(v) max_lane(v) min_lane(v)   fold in a fixed tree: lane i with i + lanes/2, and so on
 //   widen_u8<T>(p) widen_u8_n<T>(p, n)   unsigned bytes to T
 //   widen_lo(Vec<float>) widen_hi(Vec<float>) -> Vec<double> (lanes 0..7, 8..15); narrow(lo, hi) -> Vec<float>

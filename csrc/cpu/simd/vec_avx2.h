@@ -249,6 +249,25 @@ template <class T> FNN_INLINE Vec<T> scale(Vec<T> a, Vec<T> k) {
   return a * power_of_two(half) * power_of_two(k - half);
 }
 
+// Two shuffles of 8 lanes each; bit 3 of the index, moved to the sign, chooses between them.
+FNN_INLINE __m256 lookup_half(const float* table, __m256i i) {
+  __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), i);
+  __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), i);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(i, 28)));
+}
+FNN_INLINE Vec<float> lookup(const float* table, IntVec<float> i) {
+  return {{lookup_half(table, i.v[0]), lookup_half(table, i.v[1])}};
+}
+// Eight plain loads: no shuffle moves doubles across the register, and gathers are slower.
+FNN_INLINE __m256d lookup_half(const double* table, __m256i i) {
+  i = _mm256_and_si256(i, _mm256_set1_epi64x(15));
+  return _mm256_setr_pd(table[_mm256_extract_epi64(i, 0)], table[_mm256_extract_epi64(i, 1)],
+                        table[_mm256_extract_epi64(i, 2)], table[_mm256_extract_epi64(i, 3)]);
+}
+FNN_INLINE Vec<double> lookup(const double* table, IntVec<double> i) {
+  return {{lookup_half(table, i.v[0]), lookup_half(table, i.v[1])}};
+}
+
 #define FNN_FOLD(name, op)                                                             \
   FNN_INLINE float name(Vec<float> v) {                                                \
     __m256 a = _mm256_##op##_ps(v.v[0], v.v[1]);                                       \

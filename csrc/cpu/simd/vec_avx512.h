@@ -194,6 +194,13 @@ template <class T> FNN_INLINE IntVec<T> set1_int(i64 x) {
   }
 }
 
+FNN_INLINE Vec<float> lookup(const float* table, IntVec<float> i) {
+  return {_mm512_permutexvar_ps(i.v, _mm512_loadu_ps(table))};
+}
+FNN_INLINE Vec<double> lookup(const double* table, IntVec<double> i) {
+  return {_mm512_permutex2var_pd(_mm512_loadu_pd(table), i.v, _mm512_loadu_pd(table + 8))};
+}
+
 // The fold is spelled out since _mm512_reduce_* leaves the order to the compiler.
 #define FNN_FOLD(name, op)                                                                 \
   FNN_INLINE float name(Vec<float> v) {                                                    \

@@ -72,12 +72,16 @@ FNN_INLINE Real<double> fma_quarter(Real<double> a, Real<double> b, Real<double>
   for (int j = 0; j < 2; j++) c[j] = __builtin_fma(a[j], b[j], c[j]);
   return c;
 }
-template <class T> FNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+#ifdef __FP_FAST_FMA
+#define FNN_FMA FNN_INLINE
+#else  // each lane calls the library; inlined, that would make a kernel's code ten times as long
+#define FNN_FMA static __attribute__((noinline))
+#endif
+template <class T> FNN_FMA Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   return FNN_ALL(fma_quarter(a.v[i], b.v[i], c.v[i]));
 }
-template <class T> FNN_INLINE Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) {
-  return FNN_ALL(fma_quarter(-a.v[i], b.v[i], c.v[i]));
-}
+#undef FNN_FMA
+template <class T> FNN_INLINE Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) { return fma(-a, b, c); }
 
 FNN_INLINE Real<float> sqrt_quarter(Real<float> a) {
   for (int j = 0; j < 4; j++) a[j] = __builtin_sqrtf(a[j]);
@@ -191,6 +195,15 @@ template <class T> FNN_INLINE Vec<T> power_of_two(Vec<T> k) {
 template <class T> FNN_INLINE Vec<T> scale(Vec<T> a, Vec<T> k) {
   Vec<T> half = round(k * broadcast(T(0.5)));
   return a * power_of_two(half) * power_of_two(k - half);
+}
+
+template <class T> FNN_INLINE Vec<T> lookup(const T* table, IntVec<T> i) {
+  constexpr int per_quarter = Vec<T>::lanes / 4;
+  T found[Vec<T>::lanes];
+  for (int j = 0; j < Vec<T>::lanes; j++) {
+    found[j] = table[i.v[j / per_quarter][j % per_quarter] & 15];
+  }
+  return load(found);
 }
 
 // ---- across lanes --------------------------------------------------------------------------
