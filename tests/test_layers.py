@@ -354,12 +354,19 @@ ACTIVATIONS = {
 @pytest.mark.parametrize(("name", "activation"), ACTIVATIONS.items(), ids=ACTIVATIONS)
 def test_linear_and_activation_are_one_op(name, activation, training, calls):
     model = fnn.Sequential(fnn.Linear(4, 3), activation)
-    model.forward(inputs((5, 4)), training)
+    y, backprop = model.forward(inputs((5, 4)), training)
     [(op, _, options, _)] = calls
     assert op == "matmul"
     assert options["activation"] == name
-    keep = training and name not in ("relu", "leaky_relu")  # their gradients need y alone
-    assert options["return_preactivation"] == keep
+    from_y = name in ("relu", "leaky_relu")  # their gradients need y alone
+    assert options["return_preactivation"] == (training and not from_y)
+    calls.clear()
+    backprop(y)
+    again = [] if training or from_y else ["matmul"]  # not kept, so computed once more
+    assert [op for op, *_ in calls] == [
+        *(*again, f"{name}_backward"),
+        *("matmul", "column_sum", "matmul"),  # dW, db, dx
+    ]
 
 
 @pytest.mark.parametrize("training", [True, False])
