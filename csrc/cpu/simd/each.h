@@ -9,12 +9,14 @@ template <class T> struct WholeVec {
   i64 i;
   Vec<T> load(const T* p) const { return ::load(p + i); }
   void store(T* p, Vec<T> v) const { ::store(p + i, v); }
+  Vec<T> only(Vec<T> v) const { return v; }
 };
 
 template <class T> struct PartVec {
   i64 i, n;
   Vec<T> load(const T* p) const { return load_n(p + i, n); }
   void store(T* p, Vec<T> v) const { store_n(p + i, v, n); }
+  Vec<T> only(Vec<T> v) const { return select(first_n<T>(n), v, zero<T>()); }  // 0 beyond the end
 };
 
 // f(at) for begin..end.
