@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import fastnn as fnn
-from fastnn import curve
+from fastnn import curve, curve_report
 from fastnn.datasets import Dataset, digits, generated, mnist
 from fastnn.floor import Floor, Probe, measure_floor, measure_probe
 from fastnn.machine import machine_facts
@@ -122,7 +123,7 @@ def _curve(args: argparse.Namespace) -> Report:
     title = _title(facts, timed.name)
     print(f"{title}\n{_abilities(probe, floor)}")
     rows = _measure(args, timed, floor, effort)
-    _picture(args.out / "batch_size_curve.png", partial(curve.draw, rows, title))
+    _picture(args.out / "batch_size_curve.png", partial(curve_report.draw, rows, title))
     report = {
         "machine": facts,
         "probe": asdict(probe),
@@ -208,7 +209,7 @@ def _measure(
     batches = args.batches or (_QUICK_BATCHES if args.quick else curve.default_batches(len(x)))
     rows: list[curve.Row] = []
     for variant in args.variants:
-        print(f"\n{variant}\n\n{curve.table_head(args.peers)}")
+        print(f"\n{variant}\n\n{curve_report.table_head(args.peers)}")
         speedups = []
         for measured in curve.measure(
             x,
@@ -220,10 +221,10 @@ def _measure(
             effort=effort,
             seed=args.seed,
         ):
-            print(curve.table_line(measured, args.peers), flush=True)
+            print(curve_report.table_line(measured, args.peers), flush=True)
             rows += measured
             if len(measured) > 1:
-                speedups.append(curve.speedup(measured))
+                speedups.append(curve_report.speedup(measured))
         if speedups:
             print(f"\ngeometric mean of best peer / fastnn: {geometric_mean(speedups):.2f}")
     return rows
@@ -246,16 +247,20 @@ def _picture(path: Path, draw: Callable[[Path], object]) -> None:
     if find_spec("matplotlib"):
         draw(path)
     else:
-        print(f"no {path.name}: it needs matplotlib (pip install matplotlib)")
+        print(f"no {path.name}: it needs matplotlib (pip install 'fastnn[plot]')")
 
 
 def _write_json(path: Path, report: Report) -> None:
-    path.write_text(json.dumps(report, indent=1, allow_nan=False, default=_plain) + "\n", "utf-8")
+    path.write_text(json.dumps(_plain(report), indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def _plain(value: Any) -> Any:
-    """Turn NumPy's numbers and arrays into Python's."""
-    return value.tolist()
+    """Make a report fit for JSON, which has no NaN: a loss that is none becomes null."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---- arguments ----------------------------------------------------------------------------------
@@ -265,8 +270,10 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     add = common.add_argument
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    add("--threads", type=_count, metavar="N", help="default: the CPUs this process may use")
-    add("--seed", type=_seed, default=0, help="of weights and shuffling; default: 0")
+    threads = partial(_integer, low=1, high=1024)
+    add("--threads", type=threads, metavar="N", help="default: the CPUs this process may use")
+    seed = partial(_integer, low=0, high=2**64 - 1)
+    add("--seed", type=seed, metavar="N", default=0, help="of weights and shuffling; default: 0")
     add("--out", type=Path, default=Path(), metavar="DIR", help="folder for files; default: here")
     add(
         "--data",
@@ -293,11 +300,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_train(add: Any) -> None:
     add("--dataset", choices=("mnist", "digits"), help="default: mnist with --data, else digits")
-    add("--epochs", type=_count, default=5, help="default: 5")
-    add("--batch-size", type=_count, default=128, help="default: 128")
+    add("--epochs", type=_count, metavar="N", default=5, help="default: 5")
+    add("--batch-size", type=_count, metavar="N", default=128, help="default: 128")
     add("--lr", type=float, default=1e-3, help="learning rate; default: 0.001")
-    add("--hidden", type=_counts, default=(512, 512), help="widths; default: 512,512")
-    add("--no-batch-norm", dest="batch_norm", action="store_false")
+    add(
+        "--hidden", type=_counts, metavar="N,N", default=(512, 512), help="widths; default: 512,512"
+    )
+    add("--no-batch-norm", dest="batch_norm", action="store_false", help="default: with")
     add("--optimizer", choices=_OPTIMIZERS, default="adam", help="default: adam")
     add("--schedule", choices=_SCHEDULES, default="constant", help="default: constant")
     precisions = ("float32", "float64", "tf32", "bf16")
@@ -313,31 +322,39 @@ def _add_train(add: Any) -> None:
 
 def _add_curve(add: Any) -> None:
     add("--batches", type=_counts, metavar="N,N", help="default: 1, 2, 4 ... up to all samples")
-    variants = _names(curve.VARIANTS)
-    add("--variants", type=variants, default=tuple(curve.VARIANTS), help=", ".join(curve.VARIANTS))
-    add("--peers", type=_names(PEERS), default=(), help=f"also time {', '.join(PEERS)}")
+    both = tuple(curve.VARIANTS)
+    add(
+        "--variants",
+        type=_names(both),
+        metavar="A,B",
+        default=both,
+        help=f"default: {','.join(both)}",
+    )
+    peers = tuple(PEERS)
+    add(
+        "--peers",
+        type=_names(peers),
+        metavar="A,B",
+        default=(),
+        help=f"also time {', '.join(peers)}",
+    )
     add("--quick", action="store_true", help="few batches, few samples")
 
 
-def _count(text: str) -> int:
-    return _integer(text, 1, 2**31)
-
-
-def _seed(text: str) -> int:
-    return _integer(text, 0, 2**64)
-
-
 def _integer(text: str, low: int, high: int) -> int:
-    if not text.isdecimal() or not low <= int(text) < high:
-        raise argparse.ArgumentTypeError(f"must be an integer >= {low}, got {text!r}")
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"must be an integer from {low} to {high}, got {text!r}")
     return int(text)
+
+
+_count = partial(_integer, low=1, high=2**31 - 1)
 
 
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(map(_count, text.split(",")))
 
 
-def _names(allowed: Sequence[str] | dict[str, Any]) -> Callable[[str], tuple[str, ...]]:
+def _names(allowed: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(text.split(","))
         if not set(names) <= set(allowed):

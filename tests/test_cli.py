@@ -143,6 +143,7 @@ def test_train_options(tmp_path, options, capsys, monkeypatch):
         ("train", "--hidden", "64,,64"),
         ("train", "--optimizer", "lbfgs"),
         ("info", "--threads", "0"),
+        ("info", "--threads", "1025"),
         ("info", "--seed", "-1"),
         ("info", "--seed", str(2**64)),
         ("info", "--device", "tpu"),
@@ -195,6 +196,14 @@ def test_a_missing_checkpoint_is_a_plain_failure(capsys, tmp_path, monkeypatch):
 def test_a_bad_learning_rate_is_a_plain_failure(capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("FASTNN_DATA", raising=False)
     assert "lr" in failure(capsys, "train", "--lr", "nan", "--out", tmp_path)
+
+
+def test_losses_that_are_no_numbers_are_null(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("FASTNN_DATA", raising=False)
+    args = ["--optimizer", "sgd", "--lr", "1e30", "--no-batch-norm", "--epochs", "1"]
+    assert main(["train", *args, "--out", str(tmp_path), "--json", str(tmp_path / "h.json")]) == 0
+    assert json.loads((tmp_path / "h.json").read_text())["epochs"]["loss"] == [None]
+    assert CLOSING.search(capsys.readouterr().out)
 
 
 def test_out_that_is_a_file_is_a_plain_failure(capsys, tmp_path):

@@ -10,6 +10,7 @@ from test_cli import CLOSING, failure, run
 
 from fastnn import curve, floor
 from fastnn.__main__ import main
+from fastnn.curve_report import table_line
 from fastnn.peers import PEERS, Peer
 
 ROW = {
@@ -208,4 +209,4 @@ def test_epochs_not_measured_are_worked_out_from_updates():
     row = curve.Row("plain", 8, "fastnn", 60_000, [1e-3, 2e-3, 9e-3], floor=1e-3)
     assert row.epoch == pytest.approx(2e-3 * 60_000 / 8)
     assert row.share == pytest.approx(0.5)
-    assert "~15.00" in curve.table_line([row], ())
+    assert "~15.00" in table_line([row], ())
