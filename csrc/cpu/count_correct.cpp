@@ -1,38 +1,41 @@
 // Accuracy: how many rows have their largest score at the target. With a known target no argmax is
 // needed: the row is right unless an element before the target is at least as large or one after it
-// larger, and the search ends at the first such Vec. NaN counts as the largest value, the first of
-// equals wins (as torch.argmax). One read of the scores.
+// larger, and the search ends at the first Vec that holds one. NaN counts as the largest value, the
+// first of equals wins (as torch.argmax). One read of the scores.
 #include "simd/reduce.h"
 
 namespace {
 
-// Index of the first element of begin..end for which f(at) is true, else end.
-template <class T, class F> FNN_INLINE i64 find(i64 begin, i64 end, F&& f) {
-  constexpr i64 lanes = Vec<T>::lanes;
-  i64 i = begin;
-  for (; i + lanes <= end; i += lanes) {
-    if (unsigned found = mask_bits(f(WholeVec<T>{i}))) return i + __builtin_ctz(found);
+// Index of the first element of x[0..c) for which bit `lane` of f(at) is set, else c.
+template <class T, class F> FNN_INLINE i64 find(i64 c, F&& f) {
+  i64 i = 0;
+  for (; i + Vec<T>::lanes <= c; i += Vec<T>::lanes) {
+    if (unsigned found = f(WholeVec<T>{i})) return i + __builtin_ctz(found);
   }
-  if (i == end) return end;
-  unsigned found = mask_bits(f(PartVec<T>{i, end - i}) & first_n<T>(end - i));
-  return found ? i + __builtin_ctz(found) : end;
+  if (i == c) return c;
+  const unsigned found = f(PartVec<T>{i, c - i}) | 1u << (c - i);
+  return i + __builtin_ctz(found);
 }
 
+// Both comparisons of every Vec, so that for few classes there is no branch to predict.
 template <class T> bool is_argmax(const T* x, i64 c, i64 target) {
   if (target < 0 || target >= c) return false;
   const Vec<T> best = set1(x[target]);
-  if (x[target] != x[target]) {
-    return find<T>(0, target, [&](auto at) { return isnan(at.load(x)); }) == target;
-  }
-  return find<T>(0, target, [&](auto at) { return !(at.load(x) < best); }) == target &&
-         find<T>(target + 1, c, [&](auto at) { return !(at.load(x) <= best); }) == c;
+  const bool nan = x[target] != x[target];
+  return find<T>(c, [&](auto at) {
+    const Vec<T> v = at.load(x);
+    const i64 left = target - at.i;
+    const unsigned before = left <= 0 ? 0 : left >= Vec<T>::lanes ? ~0u : (1u << left) - 1;
+    if (nan) return mask_bits(isnan(v)) & before;
+    return (mask_bits(!(v < best)) & before) | (mask_bits(!(v <= best)) & ~before);
+  }) == c;
 }
 
 template <class T> i64 argmax(const T* x, i64 c) {
-  i64 nan = find<T>(0, c, [&](auto at) { return isnan(at.load(x)); });
+  const i64 nan = find<T>(c, [&](auto at) { return mask_bits(isnan(at.load(x))); });
   if (nan < c) return nan;
   const Vec<T> best = set1(max_vecs<T>(0, c, [&](auto at) { return at.load(x); }));
-  return find<T>(0, c, [&](auto at) { return at.load(x) == best; });
+  return find<T>(c, [&](auto at) { return mask_bits(at.load(x) == best); });
 }
 
 // Sum of the integers f(begin, end) over pieces of 0..n, into *count. As integers add in any order,
