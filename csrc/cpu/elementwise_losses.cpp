@@ -23,19 +23,35 @@ template <class T> struct LossAndGradient { Vec<T> loss, gradient; };
 
 enum { kMean, kSum, kNone };
 
-// weights[i / f] for the `count` elements from i on.
-template <class T> void spread(const T* weights, i64 f, i64 i, i64 count, T* out) {
-  for (i64 example = i / f, used = i % f, done = 0; done < count; example++, used = 0) {
-    for (; used < f && done < count; used++) out[done++] = weights[example];
+constexpr i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+
+// The two below fill `out` in whole Vecs, beyond `count` where that is not a multiple.
+template <class T> using Piece = T[kPiece + Vec<T>::lanes];
+
+// weights[i / f] for the `count` elements from i on: in the array itself, or spread over `out`.
+template <class T> const T* spread(const T* weights, i64 f, i64 i, i64 count, Piece<T>& out) {
+  if (f == 1) return weights + i;
+  i64 example = i / f, left = f - i % f;
+  for (i64 done = 0; done < count; example++, left = f) {
+    const Vec<T> weight = set1(weights[example]);
+    const i64 end = smaller(done + left, count);
+    for (i64 k = done; k < end; k += Vec<T>::lanes) store(out + k, weight);
+    done = end;
   }
+  return out;
 }
 
-// weights[i % p] likewise.
-template <class T> void repeat(const T* weights, i64 p, i64 i, i64 count, T* out) {
-  for (i64 k = i % p, done = 0; done < count; done++) {
-    out[done] = weights[k];
-    if (++k == p) k = 0;
+// weights[i % p] likewise. Once there is a period of at least a Vec, it is repeated.
+template <class T> const T* repeat(const T* weights, i64 p, i64 i, i64 count, Piece<T>& out) {
+  constexpr i64 lanes = Vec<T>::lanes;
+  const i64 period = (lanes + p - 1) / p * p, start = smaller(period, count);
+  i64 done = 0;
+  for (i64 k = i % p; done < start; k = 0) {
+    const i64 end = smaller(done + p - k, start);
+    for (; done < end; done++, k++) out[done] = weights[k];
   }
+  for (; done < count; done += lanes) store(out + done, load(out + done - period));
+  return out;
 }
 
 // What the summed loss is divided by.
@@ -57,12 +73,12 @@ FNN_INLINE void elementwise_loss(const Elements<T>& e, const Team& team, F&& f) 
   const Vec<T> share_of_loss = set1(T(inverse)), one = set1(T(1));
 
   auto piece = [&](i64 i, i64 count) {
-    T weight[kPiece], pos_weight[kPiece];
-    if (e.sample_weight) spread(e.sample_weight, e.f, i, count, weight);
-    if (e.pos_weight) repeat(e.pos_weight, e.p, i, count, pos_weight);
+    Piece<T> spread_out, repeated;
+    const T* weight = e.sample_weight ? spread(e.sample_weight, e.f, i, count, spread_out) : nullptr;
+    const T* pos_weight = e.pos_weight ? repeat(e.pos_weight, e.p, i, count, repeated) : nullptr;
     return sum_vecs<T>(0, count, [&](auto at) {
-      Vec<T> w = e.sample_weight ? at.load(weight) : one;
-      Vec<T> positive = e.pos_weight ? at.load(pos_weight) : one;
+      Vec<T> w = weight ? at.load(weight) : one;
+      Vec<T> positive = pos_weight ? at.load(pos_weight) : one;
       LossAndGradient<T> r = f(at.load(e.x + i), at.load(e.target + i), positive);
       at.store(e.dx + i, r.gradient * (w * share_of_loss));
       Vec<T> loss = w * r.loss;
@@ -72,7 +88,7 @@ FNN_INLINE void elementwise_loss(const Elements<T>& e, const Team& team, F&& f) 
   };
   double sum = sum_chunks(team, elements, partials + elements / kChunk + 1, [&](i64 begin, i64 end) {
     double chunk = 0;
-    for (i64 i = begin; i < end; i += kPiece) chunk += piece(i, end - i < kPiece ? end - i : kPiece);
+    for (i64 i = begin; i < end; i += kPiece) chunk += piece(i, smaller(kPiece, end - i));
     return chunk;
   });
   if (e.reduction != kNone && team.rank == 0) *e.loss = T(sum * inverse);
