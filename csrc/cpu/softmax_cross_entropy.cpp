@@ -39,81 +39,124 @@ template <class T> double sum_of_weights(const Args<T>& a, i64 begin, i64 end) {
   return sum + double(rows);
 }
 
-// ---- short rows with labels, a tile at a time ----------------------------------------------
+// Losses scale * log(sum) + rest of several rows, whose logarithms are taken a Vec at a time.
+struct Losses {
+  static constexpr i64 capacity = 64;
+  double sum[capacity], scale[capacity], rest[capacity], value[capacity];
 
-template <class T> struct LabelledTile {
-  Tile<T> z;
-  T label[kTileHeight] = {}, gradient[kTileHeight] = {};  // gradient: weight in the gradient
-  double weight[kTileHeight] = {};
-  double sum[kTileHeight], shifted[kTileHeight];  // of exp(z - max); z - max of the label
+  double evaluate(i64 rows) {
+    return sum_vecs<double>(0, rows, [&](auto at) {
+      Vec<double> loss = fma(at.load(scale), log(at.load(sum)), at.load(rest));
+      at.store(value, loss);
+      return loss;
+    });
+  }
+  template <class T> void copy(i64 rows, T* out) const {
+    for (i64 r = 0; r < rows; r++) out[r] = T(value[r]);
+  }
 };
 
-// Labels and weights of the tile's rows. An ignored row becomes zeros of weight 0, whose loss and
-// gradient are 0 whatever it held.
+// ---- short rows with labels, a tile at a time ----------------------------------------------
+
+template <class T> struct Labelled {
+  Tile<T> z;
+  T logit[kTileHeight<T>] = {};     // of the label
+  T gradient[kTileHeight<T>] = {};  // weight in the gradient
+  Losses losses;
+};
+
+// A whole tile of labels in range, without weights and ignored rows: the usual case, without branches.
+template <class T> bool is_plain(const Args<T>& a, i64 first, i64 rows) {
+  u64 largest = 0;
+  for (i64 i = first; i < first + rows; i++) {
+    const u64 label = u64(a.labels[i]);
+    largest = label > largest ? label : largest;
+  }
+  return rows == kTileHeight<T> && largest < u64(a.c) && !in_range(a, a.ignore_index) &&
+         !a.weight && !a.sample_weight;
+}
+
 template <class T>
-void read_labels(const Args<T>& a, double inverse, i64 first, i64 rows, LabelledTile<T>& t) {
+void read_plain_labels(const i64* labels, double inverse, Labelled<T>& t) {
+#pragma GCC unroll 4
+  for (i64 r = 0; r < kTileHeight<T>; r++) t.logit[r] = t.z.column[labels[r]][r];
+  for (i64 r = 0; r < kTileHeight<T>; r++) t.gradient[r] = T(inverse);
+}
+
+// An ignored row becomes zeros of weight 0, whose loss and gradient are 0 whatever it held.
+template <class T>
+void read_labels(const Args<T>& a, double inverse, i64 first, i64 rows, Labelled<T>& t) {
   for (i64 r = 0; r < rows; r++) {
-    i64 label = a.labels[first + r];
+    const i64 label = a.labels[first + r];
     double weight = 0;
-    if (label != a.ignore_index) {
-      weight = sample_weight(a, first + r) * class_weight(a, label);
-    } else {
-      label = 0;
+    t.logit[r] = 0;
+    if (label == a.ignore_index) {
       for (i64 j = 0; j < a.c; j++) t.z.column[j][r] = 0;
+    } else {
+      weight = sample_weight(a, first + r) * class_weight(a, label);
+      if (in_range(a, label)) t.logit[r] = t.z.column[label][r];
     }
-    t.label[r] = T(label);
-    t.weight[r] = weight;
+    t.losses.scale[r] = weight;
     t.gradient[r] = T(weight * inverse);
   }
 }
 
-// Turns logits into gradients for a Vec of rows.
-template <class T> FNN_INLINE void differentiate(LabelledTile<T>& t, i64 row, i64 c) {
-  const Vec<T> label = load(t.label + row), weight = load(t.gradient + row);
-  const Vec<T> largest = t.z.max_of(row, c);
-  Vec<T> shifted = set1(T(NAN));
-  LaneSum<T> sum = sum_columns<T>(c, [&](i64 j) {
-    Vec<T> d = t.z.at(row, j) - largest, e = exp(d);
-    shifted = select(label == set1(T(j)), d, shifted);
-    t.z.put(row, j, e);
-    return e;
-  });
-  sum.store(t.sum + row);
-  store_wide(t.shifted + row, shifted);
-  const Vec<T> k = weight / sum.lanes();
-  for (i64 j = 0; j < c; j++) {
-    Vec<T> g = t.z.at(row, j) * k;
-    t.z.put(row, j, select(label == set1(T(j)), g - weight, g));
+// The sum of a plain tile's losses. As each row's sum is at most 64, the product of eight neither
+// overflows nor loses anything, and its logarithm is the sum of theirs.
+template <class T> double plain_loss(const Labelled<T>& t) {
+  Vec<double> product = load(t.losses.sum);
+  for (i64 r = Vec<double>::lanes; r < kTileHeight<T>; r += Vec<double>::lanes) {
+    product = product * load(t.losses.sum + r);
   }
+  return sum(log(product)) + sum_vecs<T>(0, kTileHeight<T>, [&](auto at) {
+    return at.load(t.z.max) - at.load(t.logit);
+  });
 }
 
-// The sum of the tile's losses.
+// The gradient of a tile's rows, and the sum of their losses.
 template <class T>
-double tile_loss(const Args<T>& a, double inverse, i64 first, i64 rows, LabelledTile<T>& t) {
+double tile(const Args<T>& a, double inverse, i64 first, i64 rows, Labelled<T>& t) {
+  const i64* labels = a.labels + first;
+  T* dz = a.dlogits + first * a.c;
+  const bool plain = is_plain(a, first, rows);
   t.z.read(a.logits + first * a.c, rows, a.c);
-  read_labels(a, inverse, first, rows, t);
-  for (i64 row = 0; row < rows; row += Vec<T>::lanes) differentiate(t, row, a.c);
-  t.z.write(a.dlogits + first * a.c, rows, a.c);
-  double total = sum_vecs<double>(0, rows, [&](auto at) {
-    Vec<double> loss = at.load(t.weight) * (log(at.load(t.sum)) - at.load(t.shifted));
-    at.store(t.sum, loss);
-    return loss;
+  if (plain) read_plain_labels(labels, inverse, t);
+  else read_labels(a, inverse, first, rows, t);
+  t.z.template exp_sum<true>(rows, a.c);
+  t.z.each_element(rows, a.c, [&](i64 r) {
+    t.z.sum_of(r).store(t.losses.sum + r);
+    const Vec<T> k = load(t.gradient + r) / t.z.sum_of(r).lanes();
+    return [=](Vec<T> e) { return e * k; };
   });
-  if (a.reduction == kNone) {
-    for (i64 r = 0; r < rows; r++) a.loss[first + r] = T(t.sum[r]);
+  t.z.write(dz, rows, a.c);
+#pragma GCC unroll 4
+  for (i64 r = 0; r < rows; r++) {
+    if (plain || in_range(a, labels[r])) dz[r * a.c + labels[r]] -= t.gradient[r];
   }
-  return total;
+  if (plain && a.reduction != kNone) return plain_loss(t);
+
+  for (i64 r = 0; r < rows; r++) {
+    if (plain) t.losses.scale[r] = 1;
+    t.losses.rest[r] = t.losses.scale[r] * (double(t.z.max[r]) - double(t.logit[r]));
+  }
+  const double loss = t.losses.evaluate(rows);
+  if (a.reduction == kNone) t.losses.copy(rows, a.loss + first);
+  return loss;
 }
 
 // ---- any row -------------------------------------------------------------------------------
 
-template <class T> double row_loss(const Args<T>& a, double inverse, i64 i) {
+// The gradient of row i, and what its loss needs, as entry r.
+template <class T>
+void row(const Args<T>& a, double inverse, i64 i, i64 r, Losses& losses) {
   const T* z = a.logits + i * a.c;
   T* dz = a.dlogits + i * a.c;
   const i64 label = a.labels ? a.labels[i] : 0;
   if (a.labels && label == a.ignore_index) {
     each_vec<T>(0, a.c, [&](auto at) { at.store(dz, zero<T>()); });
-    return 0;
+    losses.sum[r] = 1;
+    losses.scale[r] = losses.rest[r] = 0;
+    return;
   }
   const double weight = sample_weight(a, i), keep = 1 - a.label_smoothing;
   const double label_weight = a.labels ? keep * class_weight(a, label) : 0;
@@ -137,18 +180,21 @@ template <class T> double row_loss(const Args<T>& a, double inverse, i64 i) {
     });
   }
 
-  RowExp<T> row;
-  exp_row(z, a.c, row, [&](auto at, Vec<T> e) { at.store(dz, e); });
+  RowExp<T> e;
+  exp_row(z, a.c, e, [&](auto at, Vec<T> exps) { at.store(dz, exps); });
   const Vec<T> scale = set1(T(weight * inverse));
-  row.each_block(weight * inverse * (label_weight + sum_q), [&](i64 begin, i64 end, Vec<T> k) {
+  e.each_block(weight * inverse * (label_weight + sum_q), [&](i64 begin, i64 end, Vec<T> k) {
     each_vec<T>(begin, end, [&](auto at) {
       Vec<T> p = at.load(dz) * k;
       at.store(dz, dense ? fnma(q(at), scale, p) : p);
     });
   });
   if (a.labels && in_range(a, label)) dz[label] -= T(weight * inverse * label_weight);
-  const double log_sum = log_of(row.sum), max = row.max;
-  return weight * (label_weight * (log_sum + (max - label_logit)) + sum_q * (log_sum + max) - dot);
+
+  const double max = e.max;
+  losses.sum[r] = e.sum;
+  losses.scale[r] = weight * (label_weight + sum_q);
+  losses.rest[r] = weight * (label_weight * (max - label_logit) + (sum_q * max - dot));
 }
 
 }  // namespace
@@ -173,21 +219,25 @@ KERNEL(softmax_cross_entropy) {
       losses[i] = 0;
     });
   } else if (a.c <= kShortRow && a.labels && a.label_smoothing == 0) {
-    parts = (a.n + kTileHeight - 1) / kTileHeight;
-    share_range(team, a.n, kTileHeight, [&](i64 begin, i64 end) {
-      LabelledTile<T> tile;
-      for (i64 i = begin; i < end; i += kTileHeight) {
-        const i64 rows = end - i < kTileHeight ? end - i : i64(kTileHeight);
-        const double loss = tile_loss(a, inverse, i, rows, tile);
-        if (a.reduction != kNone) losses[i / kTileHeight] = T(loss);
-      }
+    parts = (a.n + kTileHeight<T> - 1) / kTileHeight<T>;
+    Labelled<T> t;
+    each_tile<T>(team, a.n, [&](i64 first, i64 rows) {
+      const double loss = tile(a, inverse, first, rows, t);
+      if (a.reduction != kNone) losses[first / kTileHeight<T>] = T(loss);
     });
   } else {
-    share(team, a.n, [&](i64 i) { losses[i] = T(row_loss(a, inverse, i)); });
+    Losses batch;
+    share_range(team, a.n, 1, [&](i64 begin, i64 end) {
+      for (i64 i = begin; i < end; i += batch.capacity) {
+        const i64 rows = end - i < batch.capacity ? end - i : batch.capacity;
+        for (i64 r = 0; r < rows; r++) row(a, inverse, i + r, r, batch);
+        batch.evaluate(rows);
+        batch.copy(rows, losses + i);
+      }
+    });
   }
   if (a.reduction == kNone) return;
   barrier(team);
   if (team.rank != 0) return;
-  const double sum = sum_vecs<T>(0, parts, [&](auto at) { return at.load(losses); });
-  *a.loss = T(sum * inverse);
+  *a.loss = T(inverse * sum_vecs<T>(0, parts, [&](auto at) { return at.load(losses); }));
 }

@@ -13,22 +13,9 @@ namespace {
 
 // ---- short rows, a tile of them at a time --------------------------------------------------
 
-enum : i64 { kShortRow = 32, kTileHeight = 64 };
+enum : i64 { kShortRow = 64 };
 
-template <class T> struct Tile {
-  T column[kShortRow][kTileHeight] = {};
-
-  void read(const T* x, i64 rows, i64 c) { transpose(x, c, rows, c, column[0], kTileHeight); }
-  void write(T* y, i64 rows, i64 c) const { transpose(column[0], kTileHeight, c, rows, y, c); }
-  Vec<T> at(i64 row, i64 j) const { return load(&column[j][row]); }
-  void put(i64 row, i64 j, Vec<T> v) { store(&column[j][row], v); }
-
-  Vec<T> max_of(i64 row, i64 c) const {
-    Vec<T> largest = set1(T(-INFINITY));
-    for (i64 j = 0; j < c; j++) largest = max(at(row, j), largest);
-    return largest;
-  }
-};
+template <class T> constexpr i64 kTileHeight = 256 / sizeof(T);
 
 // Sum of f(0), ... f(c - 1), lane by lane.
 template <class T, class F> FNN_INLINE LaneSum<T> sum_columns(i64 c, F&& f) {
@@ -40,6 +27,55 @@ template <class T, class F> FNN_INLINE LaneSum<T> sum_columns(i64 c, F&& f) {
   }
   for (; j < c; j++) total.add(f(j));
   return total;
+}
+
+// Up to kTileHeight<T> rows. Its steps go through all rows one after the other, since one loop with
+// all steps would be a single long chain of dependent operations.
+template <class T> struct Tile {
+  static constexpr i64 lanes = Vec<T>::lanes;
+  T column[kShortRow][kTileHeight<T>];
+  T max[kTileHeight<T>];
+  LaneSum<T> sum[kTileHeight<T> / lanes];  // of exp(x - max)
+
+  const LaneSum<T>& sum_of(i64 r) const { return sum[r / lanes]; }
+  // Lanes beyond the rows become 0.
+  void read(const T* x, i64 rows, i64 c) {
+    const i64 whole = rows / lanes * lanes;
+    for (i64 j = 0; whole < rows && j < c; j++) store(&column[j][whole], zero<T>());
+    transpose(x, c, rows, c, column[0], kTileHeight<T>);
+  }
+  void write(T* y, i64 rows, i64 c) const { transpose(column[0], kTileHeight<T>, c, rows, y, c); }
+
+  // max and sum; with `replace`, exp(x - max) takes the place of x.
+  template <bool replace> void exp_sum(i64 rows, i64 c) {
+    for (i64 r = 0; r < rows; r += lanes) {
+      Vec<T> largest = set1(T(-INFINITY));
+      for (i64 j = 0; j < c; j++) largest = ::max(load(&column[j][r]), largest);
+      store(max + r, largest);
+      sum[r / lanes] = sum_columns<T>(c, [&](i64 j) {
+        Vec<T> e = exp(load(&column[j][r]) - largest);
+        if (replace) store(&column[j][r], e);
+        return e;
+      });
+    }
+  }
+
+  // f(r) returns what to do with each element of the rows from r on, a function of a Vec.
+  template <class F> void each_element(i64 rows, i64 c, F&& f) {
+    for (i64 r = 0; r < rows; r += lanes) {
+      auto change = f(r);
+      for (i64 j = 0; j < c; j++) store(&column[j][r], change(load(&column[j][r])));
+    }
+  }
+};
+
+// f(first row, rows) for the tiles of 0..n, shared out.
+template <class T, class F> FNN_INLINE void each_tile(const Team& team, i64 n, F&& f) {
+  share_range(team, n, kTileHeight<T>, [&](i64 begin, i64 end) {
+    for (i64 i = begin; i < end; i += kTileHeight<T>) {
+      f(i, end - i < kTileHeight<T> ? end - i : kTileHeight<T>);
+    }
+  });
 }
 
 // ---- longer rows, one at a time ------------------------------------------------------------
@@ -93,13 +129,5 @@ template <class T, class F> FNN_INLINE void exp_row(const T* x, i64 c, RowExp<T>
   for (i64 b = 0; b < blocks; b++) sums[b] *= row.factor[b];
   row.sum = sum_vecs<double>(0, blocks, [&](auto at) { return at.load(sums); });
 }
-
-// Logarithms of sums, in double: one of c equal terms is as large as log(c), and in T its rounding
-// alone would spoil a small loss.
-FNN_INLINE double log_of(double sum) { return max_lane(log(set1(sum))); }
-FNN_INLINE Vec<float> log_lanes(const LaneSum<float>& sum) {
-  return narrow(log(sum.lo), log(sum.hi));
-}
-FNN_INLINE Vec<double> log_lanes(const LaneSum<double>& sum) { return log(sum.lanes()); }
 
 }  // namespace

@@ -7,13 +7,6 @@
 
 namespace {
 
-// Lanes as doubles.
-FNN_INLINE void store_wide(double* p, Vec<double> v) { store(p, v); }
-FNN_INLINE void store_wide(double* p, Vec<float> v) {
-  store(p, widen_lo(v));
-  store(p + Vec<double>::lanes, widen_hi(v));
-}
-
 template <class T> struct LaneSum;
 
 template <> struct LaneSum<float> {
