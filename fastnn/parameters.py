@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from fastnn.errors import ShapeError
 from fastnn.layer import Layer
 
 __all__ = ["FlatParameters"]
@@ -28,22 +29,23 @@ class FlatParameters:
 
     def __init__(self, model: Layer, dtype: np.dtype[Any]) -> None:
         self._model = model
+        self._places: list[tuple[Layer, str]] = []
         self._names: list[str] = []
         self._slices: list[slice] = []
         self._shapes: list[tuple[int, ...]] = []
-        places = []
         end = 0
         step = _ALIGNMENT // dtype.itemsize
         for prefix, layer in model.named_layers():
             for name, array in layer.params.items():
-                places.append((layer, name))
+                self._places.append((layer, name))
                 self._names.append(prefix + name)
                 self._shapes.append(array.shape)
                 self._slices.append(slice(end, end + array.size))
                 end += -(-array.size // step) * step
         self.values, self.grads = _aligned(end, dtype), _aligned(end, dtype)
+        self._grads = self._views(self.grads)
         for (layer, name), value, grad in zip(
-            places, self._views(self.values), self._views(self.grads), strict=True
+            self._places, self._views(self.values), self._grads, strict=True
         ):
             value[...] = layer.params[name]
             layer.params[name], layer.grads[name] = value, grad
@@ -54,6 +56,23 @@ class FlatParameters:
     def named(self, flat: Array) -> dict[str, Array]:
         """Views of a flat array of this layout, by parameter."""
         return dict(zip(self._names, self._views(flat), strict=True))
+
+    def collect(self, *, copies: bool) -> None:
+        """See to gradients that a layer stored as new arrays: copy them, or refuse them."""
+        for name, (layer, key), place in zip(self._names, self._places, self._grads, strict=True):
+            found = layer.grads.get(key, place)
+            layer.grads[key] = place
+            if found is place:
+                continue
+            if not copies:
+                raise ValueError(
+                    f"Trainer: a recordable layer must write the gradient of {name} into the array "
+                    "that it finds in grads; use out=, or recordable = False"
+                )
+            if np.shape(found) != place.shape:
+                shape = np.shape(found)
+                raise ShapeError(f"Trainer: gradient of {name} must be {place.shape}, got {shape}")
+            place[...] = found
 
     def gradients(self) -> dict[str, Array]:
         """Copies of the gradients by parameter."""

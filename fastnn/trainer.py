@@ -529,7 +529,10 @@ class Trainer:
         if numbers and self.loss.classification:
             results["correct"] = self.loss.correct(pred, y)
         del pred
-        backprop(dpred, overwrite=True) if self._recordable else backprop(dpred)
+        if not self._recordable:
+            self._flat.grads[...] = 0  # a layer of one's own may leave some out
+        backprop(dpred)
+        self._flat.collect(copies=not self._recordable)
         if self.check_finite:
             results["nonfinite"] = ops.first_nonfinite(self._flat.grads)
         return results
