@@ -268,8 +268,8 @@ def run_between_guard_pages():
     for isa in available_isas():
         for chosen in (chosen for cases in CASES.values() for chosen in cases):
             print(isa, chosen.op, chosen, file=sys.stderr)
-            for dtype in DTYPES.values():
-                arguments = chosen.arguments(dtype)
+            for dtype in chosen.dtypes:
+                arguments = chosen.arguments(DTYPES[dtype])
                 if max(array.nbytes for array in views_in(arguments)) <= Guarded.ROOM:
                     calls += call_between_guard_pages(isa, chosen.op, arguments, rooms)
     print(calls)

@@ -41,14 +41,16 @@ LARGE["layer_norm_backward"] += [case("layer_norm_backward", n=20001, c=33)]
 LARGE["column_sum"] += [case("column_sum", n=70001, c=3)]
 LARGE["probe_fma"] = [case("probe_fma", n=100_003, rounds=31)]
 
-CALLS = [pytest.param(chosen, id=f"{op}-{chosen}") for op in OPS for chosen in LARGE[op]]
+CALLS = [
+    pytest.param(chosen, dtype, id=f"{op}-{dtype}-{chosen}")
+    for op in OPS
+    for chosen in LARGE[op]
+    for dtype in chosen.dtypes
+]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("chosen", CALLS)
+@pytest.mark.parametrize(("chosen", "dtype"), CALLS)
 def test_threads_make_no_difference(chosen, dtype):
-    if dtype == "f64" and ("precision", "bf16") in chosen.options:
-        pytest.skip("bf16 takes float32")
     arguments = chosen.arguments(DTYPES[dtype])
     digests = []
     for n in (1, 2, 3, 4, 4):

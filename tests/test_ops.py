@@ -105,7 +105,7 @@ def test_op_tells_its_signature(op):
     [
         pytest.param(chosen, dtype, isa, id=f"{op}-{isa}-{dtype}-{chosen}")
         for op, chosen in ALL
-        for dtype in DTYPES
+        for dtype in chosen.dtypes
         for isa in ISAS
     ],
     indirect=["isa"],
@@ -125,7 +125,7 @@ def test_matches_reference(chosen, dtype, isa):
     [
         pytest.param(chosen, dtype, id=f"{op}-{dtype}-{chosen}")
         for op, chosen in ALL
-        for dtype in DTYPES
+        for dtype in chosen.dtypes
     ],
 )
 def test_isa_levels_give_the_same_bits(chosen, dtype):
