@@ -1,9 +1,17 @@
 // The activations and their derivatives on vectors: used by activations.cpp and, as the last step
 // of a product, by matmul.cpp. Relative accuracy is kept in the tails, down to the denormals: no
-// 1 - tanh or 1 + erf, and what may be denormal is rounded once. At infinity and NaN they do as
-// PyTorch's: gelu, gelu_tanh and silu are NaN at -inf.
+// 1 - tanh or 1 + erf; exponentials are kept 2^kLift too large until the last multiplication, so
+// that a denormal result is rounded once. At infinity and NaN they do as PyTorch's: gelu, gelu_tanh
+// and silu are NaN at -inf.
 #pragma once
 #include "math.h"
+
+template <class T> constexpr int kLift = sizeof(T) == 4 ? 40 : 80;
+template <class T> constexpr T kUnlift = sizeof(T) == 4 ? T(0x1p-40) : T(0x1p-80);
+template <class T> constexpr T kVanished = sizeof(T) == 4 ? 112 : 755;  // x^2 exp(-x) rounds to 0
+
+// max(x, 0), but NaN at -inf.
+template <class T> FNN_INLINE Vec<T> positive_part(Vec<T> x) { return x - min(x, zero<T>()); }
 
 // ---- piecewise linear ----------------------------------------------------------------------
 
@@ -28,40 +36,38 @@ template <class T> FNN_INLINE Vec<T> hard_sigmoid_backward(Vec<T> dy, Vec<T> x) 
   return select(abs(x) < set1(T(3)), dy * set1(T(1) / 6), zero<T>());
 }
 
-// ---- sigmoid and its relatives -------------------------------------------------------------
+// ---- sigmoid and tanh ----------------------------------------------------------------------
 
-// 2^-shift (1 + exp(-x)): 1 + exp(-x) overflows where the sigmoid is still a denormal.
-template <class T> constexpr T kShift = sizeof(T) == 4 ? 32 : 64;
-template <class T> constexpr T kUnshift = sizeof(T) == 4 ? T(0x1p-32) : T(0x1p-64);
-template <class T> FNN_INLINE Vec<T> sigmoid_denominator(Scaled<T> e) {
-  return scale(e.value, e.exponent - set1(kShift<T>)) + set1(kUnshift<T>);
+// x where 2^-kLift exp(-x) is in range; below, sigmoid(x) and x sigmoid(x) are 0, above 1 and x.
+template <class T> FNN_INLINE Vec<T> sigmoid_clamp(Vec<T> x) {
+  constexpr T highest = sizeof(T) == 4 ? 55 : 600;
+  return max(set1(-kVanished<T>), min(set1(highest), x));
+}
+
+// 2^-kLift (1 + exp(-x - low)): 1 + exp(-x) overflows where sigmoid(x) is still a denormal.
+template <class T> FNN_INLINE Vec<T> sigmoid_denominator(Vec<T> x) {
+  Scaled<T> e = exp_shifted<-kLift<T>>(-x);
+  return fma(e.value, e.power, set1(kUnlift<T>));
+}
+template <class T> FNN_INLINE Vec<T> sigmoid_denominator(Vec<T> x, Vec<T> low) {
+  Scaled<T> e = exp_shifted<-kLift<T>>(-x, -low);
+  return fma(e.value, e.power, set1(kUnlift<T>));
 }
 
 template <class T> FNN_INLINE Vec<T> sigmoid(Vec<T> x) {
-  return set1(kUnshift<T>) / sigmoid_denominator(exp_scaled(-x));
+  return set1(kUnlift<T>) / sigmoid_denominator(sigmoid_clamp(x));
 }
 
-// x sigmoid(z) from z's denominator. The quotient overflows only where the result is x.
-template <class T> FNN_INLINE Vec<T> times_sigmoid(Vec<T> x, Vec<T> denominator) {
-  return min(max(x, zero<T>()), x / denominator * set1(kUnshift<T>));
+// 2^kLift exp(-|x|)
+template <class T> FNN_INLINE Vec<T> exp_of_size(Vec<T> x) {
+  Scaled<T> e = exp_shifted<kLift<T>>(-min(set1(kVanished<T>), abs(x)));
+  return e.value * e.power;
 }
 
-template <class T> FNN_INLINE Vec<T> silu(Vec<T> x) {
-  return times_sigmoid(x, sigmoid_denominator(exp_scaled(-x)));
-}
-
-// sigmoid(x) and sigmoid(-x) = 1 - sigmoid(x), both relatively accurate, from e = exp(-|x|).
-template <class T> struct Sides { Vec<T> here, there; };
-template <class T> FNN_INLINE Sides<T> sigmoid_sides(Vec<T> x, Vec<T> e) {
-  Vec<T> large = set1(T(1)) / (set1(T(1)) + e), small = e * large;
-  Mask<T> negative = x < zero<T>();
-  return {select(negative, small, large), select(negative, large, small)};
-}
-
-// factor sigmoid(x) sigmoid(-x) = factor e / (1 + e)^2 with e = exp(-|x|)
+// factor sigmoid(x) sigmoid(-x) = factor e / (1 + e)^2 with e = exp(-|x|).
 template <class T> FNN_INLINE Vec<T> sigmoid_slope(Vec<T> x, T factor) {
-  Vec<T> e = exp(-abs(x));
-  return set1(factor) * e / fma(e, e + set1(T(2)), set1(T(1)));
+  Vec<T> lifted = exp_of_size(x), e = lifted * set1(kUnlift<T>);
+  return lifted / fma(e, e + set1(T(2)), set1(T(1))) * set1(factor * kUnlift<T>);
 }
 template <class T> FNN_INLINE Vec<T> sigmoid_backward(Vec<T> dy, Vec<T> x) {
   return dy * sigmoid_slope(x, T(1));
@@ -69,36 +75,43 @@ template <class T> FNN_INLINE Vec<T> sigmoid_backward(Vec<T> dy, Vec<T> x) {
 template <class T> FNN_INLINE Vec<T> tanh_backward(Vec<T> dy, Vec<T> x) {
   return dy * sigmoid_slope(x + x, T(4));
 }
+
+// ---- x sigmoid(z): silu, and gelu with tanh ------------------------------------------------
+
+// From z's denominator; x must be clamped below. Where the quotient overflows, the result is x.
+template <class T> FNN_INLINE Vec<T> times_sigmoid(Vec<T> x, Vec<T> clamped, Vec<T> denominator) {
+  return min(clamped / denominator * set1(kUnlift<T>), positive_part(x));
+}
+
+// sigmoid(z) + x dz/dx sigmoid(z) sigmoid(-z) = sigmoid(z) (1 + change sigmoid(-z)) with change =
+// x dz/dx and lifted = 2^kLift exp(-|z|); z has the sign of x.
+template <class T>
+FNN_INLINE Vec<T> times_sigmoid_slope(Vec<T> x, Vec<T> change, Vec<T> lifted) {
+  Vec<T> one = set1(T(1)), e = lifted * set1(kUnlift<T>), larger = one / (one + e);
+  Mask<T> negative = x < zero<T>();
+  Vec<T> here = larger * select(negative, lifted, set1(1 / kUnlift<T>));
+  Vec<T> there = larger * select(negative, one, e);
+  return here * fma(change, there, one) * set1(kUnlift<T>);
+}
+
+template <class T> FNN_INLINE Vec<T> silu(Vec<T> x) {
+  Vec<T> clamped = sigmoid_clamp(x);
+  return times_sigmoid(x, max(clamped, x), sigmoid_denominator(clamped));
+}
 template <class T> FNN_INLINE Vec<T> silu_backward(Vec<T> dy, Vec<T> x) {
-  Sides<T> s = sigmoid_sides(x, exp(-abs(x)));
-  return dy * fma(x * s.here, s.there, s.here);
+  Vec<T> end = set1(kVanished<T>), clamped = max(-end, min(end, x));
+  return dy * times_sigmoid_slope(x, clamped, exp_of_size(x));
 }
-
-// log(1 + exp(z)) / beta with z = beta x.
-template <class T>
-FNN_INLINE Vec<T> softplus(Vec<T> x, Vec<T> beta, Vec<T> threshold) {
-  Vec<T> z = beta * x;
-  Vec<T> y = (max(zero<T>(), z) + log1p_unit(exp(-abs(z)))) / beta;
-  return select(z > threshold, x, y);
-}
-template <class T>
-FNN_INLINE Vec<T> softplus_backward(Vec<T> dy, Vec<T> x, Vec<T> beta, Vec<T> threshold) {
-  Vec<T> z = beta * x;
-  return select(z > threshold, dy, dy * sigmoid(z));
-}
-
-// ---- gelu with tanh ------------------------------------------------------------------------
 
 // z = 2 sqrt(2/pi) (x + 0.044715 x^3), gelu_tanh being x sigmoid(z), and z's rounding error, which
 // exp would multiply by z. `linear` has so few bits that `inner` minus it is exact.
-template <class T> struct GeluTanhArgument { Vec<T> z, low; };
-template <class T> constexpr T kGeluTanhLinear = sizeof(T) == 4 ? T(0x1.9884p+0) : T(0x1.9884533d4p+0);
-template <class T> constexpr T kGeluTanhCubic = T(0x1.2444f2a4d8b4bp-4);
-
-template <class T> FNN_INLINE GeluTanhArgument<T> gelu_tanh_argument(Vec<T> x) {
-  constexpr T linear_low = T(0x1.9884533d43651p+0 - double(kGeluTanhLinear<T>) - 0x1.cbc0d3p-54);
-  constexpr T cubic_low = T(0x1.2444f2a4d8b4bp-4 - double(kGeluTanhCubic<T>) - 0x1.6c843ap-61);
-  Vec<T> linear = set1(kGeluTanhLinear<T>), cubic = set1(kGeluTanhCubic<T>);
+template <class T> struct GeluTanh { Vec<T> z, low; };
+template <class T> constexpr T kLinear = sizeof(T) == 4 ? T(0x1.9884p+0) : T(0x1.9884533d4p+0);
+template <class T> constexpr T kCubic = T(0x1.2444f2a4d8b4bp-4);
+template <class T> FNN_INLINE GeluTanh<T> gelu_tanh_argument(Vec<T> x) {
+  constexpr T linear_low = T(0x1.9884533d43651p+0 - double(kLinear<T>) - 0x1.cbc0d3p-54);
+  constexpr T cubic_low = T(0x1.2444f2a4d8b4bp-4 - double(kCubic<T>) - 0x1.6c843ap-61);
+  Vec<T> linear = set1(kLinear<T>), cubic = set1(kCubic<T>);
   Vec<T> square = x * x, square_low = fma(x, x, -square);
   Vec<T> inner = fma(cubic, square, linear);
   Vec<T> low = fma(square, set1(cubic_low), set1(linear_low));
@@ -107,54 +120,64 @@ template <class T> FNN_INLINE GeluTanhArgument<T> gelu_tanh_argument(Vec<T> x) {
   return {z, fma(x, low, fma(x, inner, -z))};
 }
 
-// Beyond this, sigmoid(z) is 0 or 1 and its slope 0.
-template <class T> constexpr T kGeluTanhEnd = sizeof(T) == 4 ? 12 : 22;
+// Where |z| is just below kVanished; and where sigmoid(z) is 1, but exp_shifted still in range.
+template <class T> constexpr T kGeluTanhEnd = sizeof(T) == 4 ? T(10.95) : T(21.6);
+template <class T> constexpr T kGeluTanhOne = sizeof(T) == 4 ? T(8.5) : T(19.5);
 
 template <class T> FNN_INLINE Vec<T> gelu_tanh(Vec<T> x) {
-  Vec<T> end = set1(kGeluTanhEnd<T>);
-  GeluTanhArgument<T> g = gelu_tanh_argument(max(-end, min(end, x)));
-  return times_sigmoid(x, sigmoid_denominator(exp_scaled(-g.z, -g.low)));
+  Vec<T> clamped = max(set1(-kGeluTanhEnd<T>), x);
+  GeluTanh<T> g = gelu_tanh_argument(min(set1(kGeluTanhOne<T>), clamped));
+  return times_sigmoid(x, clamped, sigmoid_denominator(g.z, g.low));
 }
-
-// sigmoid(z) + x dz/dx sigmoid(z) sigmoid(-z)
 template <class T> FNN_INLINE Vec<T> gelu_tanh_backward(Vec<T> dy, Vec<T> x) {
   Vec<T> size = min(set1(kGeluTanhEnd<T>), abs(x));
-  GeluTanhArgument<T> g = gelu_tanh_argument(size);
-  Scaled<T> e = exp_scaled(-g.z, -g.low);
-  Sides<T> s = sigmoid_sides(x, scale(e.value, e.exponent));
-  Vec<T> slope = fma(size * size, set1(3 * kGeluTanhCubic<T>), set1(T(0x1.9884533d43651p+0)));
-  return dy * fma(copy_sign(size, x) * slope * s.here, s.there, s.here);
+  GeluTanh<T> g = gelu_tanh_argument(size);
+  Vec<T> dz = fma(size * size, set1(3 * kCubic<T>), set1(T(0x1.9884533d43651p+0)));
+  Scaled<T> e = exp_shifted<kLift<T>>(-g.z, -g.low);
+  return dy * times_sigmoid_slope(x, copy_sign(size, x) * dz, e.value * e.power);
+}
+
+// ---- softplus ------------------------------------------------------------------------------
+
+// log(1 + exp(beta x)) / beta = max(x, 0) + log(1 + exp(-beta |x|)) / beta
+template <class T> FNN_INLINE Vec<T> softplus(Vec<T> x, T beta, T threshold) {
+  Vec<T> z = set1(beta) * x, lifted = exp_of_size(z);
+  Vec<T> excess = lifted * log1p_unit_ratio(lifted * set1(kUnlift<T>)) * set1(1 / beta);
+  Vec<T> y = fma(excess, set1(kUnlift<T>), max(zero<T>(), x));
+  return select(z > set1(threshold), x, y);
+}
+template <class T> FNN_INLINE Vec<T> softplus_backward(Vec<T> dy, Vec<T> x, T beta, T threshold) {
+  Vec<T> z = set1(beta) * x;
+  return select(z > set1(threshold), dy, dy * sigmoid(z));
 }
 
 // ---- gelu ----------------------------------------------------------------------------------
 
-// At size = min(|x|, end): exp(-size^2 / 2) and erfcx(size / sqrt(2)) / 2, whose product is the
-// normal distribution's share beyond |x|. It has vanished at the end.
-template <class T> struct NormalTail { Vec<T> size; Scaled<T> density; Vec<T> ratio; };
+// At size = min(|x|, end): 2^kLift exp(-size^2 / 2) and Mills' ratio, whose product is the normal
+// distribution's share beyond |x|. It has vanished at the end.
+template <class T> struct NormalTail { Vec<T> size, ratio; Scaled<T> lifted; };
 template <class T> FNN_INLINE NormalTail<T> normal_tail(Vec<T> x) {
-  constexpr T sqrt_half = T(0x1.6a09e667f3bcdp-1);
-  const auto& table = choose<T>(kErfcx_float, kErfcx_double);
-  Vec<T> half = set1(T(0.5)), size = min(set1(table.limit * T(1.414)), abs(x));
-  Vec<T> square = size * size, square_low = fma(size, size, -square);
-  IntVec<T> i = find_piece(table, size * set1(sqrt_half));
-  Vec<T> t = fma(size, set1(sqrt_half), -lookup(table.rows[0], i));
-  return {size, exp_scaled(-half * square, -half * square_low), half * erfcx(i, t).value};
+  const auto& table = choose<T>(kMills_float, kMills_double);
+  Vec<T> size = min(set1(table.limit), abs(x)), half = size * set1(T(-0.5));
+  Vec<T> square = half * size, square_low = fma(half, size, -square);
+  IntVec<T> i = find_piece(table, size);
+  Vec<T> ratio = mills(i, size - lookup(table.rows[0], i)).value;
+  return {size, ratio, exp_shifted<kLift<T>>(square, square_low)};
 }
 
-// x minus |x| times the tail for x > 0, minus the latter for x < 0; zeros keep their sign.
+// x minus |x| times the tail for x > 0, minus the latter for x < 0.
 template <class T> FNN_INLINE Vec<T> gelu(Vec<T> x) {
   NormalTail<T> tail = normal_tail(x);
-  Vec<T> missing = scale(tail.size * (tail.density.value * tail.ratio), tail.density.exponent);
-  Vec<T> y = max(set1(T(-0.0)), x) - missing;
-  return select(x > set1(T(-INFINITY)), y, set1(T(NAN)));
+  Vec<T> missing = tail.lifted.value * tail.ratio * tail.size * tail.lifted.power;
+  return fnma(missing, set1(kUnlift<T>), positive_part(x));
 }
 
-// Phi(x) + x phi(x); for x < 0 that is exp(-x^2 / 2) (erfcx(|x| / sqrt(2)) / 2 - |x| / sqrt(2 pi)).
+// Phi(x) + x phi(x); for x < 0 that is exp(-x^2 / 2) (ratio - |x| / sqrt(2 pi)).
 template <class T> FNN_INLINE Vec<T> gelu_backward(Vec<T> dy, Vec<T> x) {
   constexpr T density_at_0 = T(0x1.9884533d43651p-2);
   NormalTail<T> tail = normal_tail(x);
   Vec<T> difference = fnma(tail.size, set1(density_at_0), tail.ratio);
-  Vec<T> left = scale(tail.density.value * difference, tail.density.exponent);
+  Vec<T> left = tail.lifted.value * difference * tail.lifted.power * set1(kUnlift<T>);
   return dy * select(x < zero<T>(), left, set1(T(1)) - left);
 }
 
@@ -171,7 +194,7 @@ template <class T> FNN_INLINE Vec<T> activate(i64 activation, Vec<T> x) {
     case 5: return gelu(x);
     case 6: return gelu_tanh(x);
     case 7: return silu(x);
-    case 8: return softplus(x, set1(T(1)), set1(T(20)));
+    case 8: return softplus(x, T(1), T(20));
     default: return x;
   }
 }

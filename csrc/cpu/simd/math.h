@@ -13,6 +13,7 @@ constexpr const auto& choose(const F& for_float, const D& for_double) {
 }
 
 template <class T> constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
+template <class T> constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
 template <class T> constexpr T kSmallestNormal = sizeof(T) == 4 ? T(0x1p-126) : T(0x1p-1022);
 template <class T> constexpr T kLn2 = T(0x1.62e42fefa39efp-1);
 template <class T> constexpr T kLn2Low = sizeof(T) == 4 ? T(0x1.62e42fefa39efp-1 - double(kLn2<T>))
@@ -31,40 +32,37 @@ template <class T> FNN_INLINE Vec<T> copy_sign(Vec<T> size, Vec<T> sign) {
 
 // ---- exp -----------------------------------------------------------------------------------
 
-// value * 2^exponent, before it over- or underflows; 2^-1/2 <= value <= 2^1/2 after exp.
-template <class T> struct Scaled { Vec<T> value, exponent; };
-
-// x / ln 2 to the nearest integer, for small x: adding 1.5 * 2^mantissa leaves no fraction.
-template <class T> FNN_INLINE Vec<T> binary_exponent(Vec<T> x) {
-  constexpr T magic = sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52);
-  return fma(x, set1(T(0x1.71547652b82fep+0)), set1(magic)) - set1(magic);
+// x = r + e ln 2 with |r| <= ln(2)/2. e + shift are the low bits of `biased`: adding 1.5 * 2^mantissa
+// leaves no fraction.
+template <class T> struct Reduced { Vec<T> r, e, biased; };
+template <int shift = 0, class T> FNN_INLINE Reduced<T> reduce(Vec<T> x) {
+  constexpr T magic = (sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52)) + shift;
+  Vec<T> biased = fma(x, set1(T(0x1.71547652b82fep+0)), set1(magic));
+  Vec<T> e = biased - set1(magic);
+  return {fnma(e, set1(kLn2Low<T>), fnma(e, set1(kLn2<T>), x)), e, biased};
 }
 
-template <class T> FNN_INLINE Vec<T> minus_ln2(Vec<T> x, Vec<T> exponent) {
-  return fnma(exponent, set1(kLn2Low<T>), fnma(exponent, set1(kLn2<T>), x));
-}
-
-// So far the result has long overflowed or vanished; keeps the exponent small.
-template <class T> FNN_INLINE Vec<T> exp_clamp(Vec<T> x) {
-  constexpr T limit = sizeof(T) == 4 ? 150 : 800;
-  return max(set1(-limit), min(set1(limit), x));
-}
-
-template <class T> FNN_INLINE Scaled<T> exp_scaled(Vec<T> x) {
-  x = exp_clamp(x);
-  Vec<T> exponent = binary_exponent(x);
-  return {polynomial(minus_ln2(x, exponent), choose<T>(kExp_float, kExp_double)), exponent};
-}
-
-// exp(x + low), low being a rounding error of x, and x clamped.
-template <class T> FNN_INLINE Scaled<T> exp_scaled(Vec<T> x, Vec<T> low) {
-  Vec<T> exponent = binary_exponent(x), r = minus_ln2(x, exponent) + low;
-  return {polynomial(r, choose<T>(kExp_float, kExp_double)), exponent};
+// polynomial of the reduced argument
+template <class T> FNN_INLINE Vec<T> exp_reduced(Vec<T> r) {
+  return polynomial(r, choose<T>(kExp_float, kExp_double));
 }
 
 template <class T> FNN_INLINE Vec<T> exp(Vec<T> x) {
-  Scaled<T> e = exp_scaled(x);
-  return scale(e.value, e.exponent);
+  constexpr T limit = sizeof(T) == 4 ? 150 : 800;  // far beyond overflow and underflow
+  Reduced<T> x_ = reduce(max(set1(-limit), min(set1(limit), x)));
+  return scale(exp_reduced(x_.r), x_.e);
+}
+
+// 2^shift exp(x + low) = value * power, a power of two, where that is a normal number: its exponent
+// field is simply shifted into place.
+template <class T> struct Scaled { Vec<T> value, power; };
+template <int shift, class T> FNN_INLINE Scaled<T> exp_shifted(Vec<T> x, Vec<T> low) {
+  Reduced<T> x_ = reduce<shift + kBias<T>>(x);
+  return {exp_reduced(x_.r + low), from_bits(shift_left(bits(x_.biased), kMantissa<T>))};
+}
+template <int shift, class T> FNN_INLINE Scaled<T> exp_shifted(Vec<T> x) {
+  Reduced<T> x_ = reduce<shift + kBias<T>>(x);
+  return {exp_reduced(x_.r), from_bits(shift_left(bits(x_.biased), kMantissa<T>))};
 }
 
 // ---- log -----------------------------------------------------------------------------------
@@ -112,10 +110,11 @@ template <class T> FNN_INLINE Vec<T> log1p(Vec<T> x) {
   return select(x == zero<T>(), x, log_ends(log_reduced(f, low, b.exponent), sum));
 }
 
-// log(1 + x) for 0 <= x <= 1 only, within 2 ulp: half the work of log1p.
-template <class T> FNN_INLINE Vec<T> log1p_unit(Vec<T> x) {
-  return x * polynomial(x, choose<T>(kLogUnit_float, kLogUnit_double));
+// log(1 + x) for 0 <= x <= 1 only, within 2 ulp: half the work of log1p. And that over x.
+template <class T> FNN_INLINE Vec<T> log1p_unit_ratio(Vec<T> x) {
+  return polynomial(x, choose<T>(kLogUnit_float, kLogUnit_double));
 }
+template <class T> FNN_INLINE Vec<T> log1p_unit(Vec<T> x) { return x * log1p_unit_ratio(x); }
 
 // ---- tanh, erf -----------------------------------------------------------------------------
 
@@ -132,13 +131,14 @@ FNN_INLINE Vec<T> piece(const Piecewise<T, n>& table, IntVec<T> i, Vec<T> t) {
   else return fma(piece<first + 1>(table, i, t), t, c);
 }
 
-// An odd function that is 1 beyond table.limit. Constant terms are exact to far below an ulp, and
-// near 0 it is x + x q(x): only the last addition rounds visibly.
+// An odd function that is 1 beyond table.limit. Constant terms are exact to far below an ulp and
+// near 0 it is x + x q(x), so that only the last addition rounds visibly.
 template <class T, int n> FNN_INLINE Vec<T> saturating(const Piecewise<T, n>& table, Vec<T> x) {
   Vec<T> size = min(set1(table.limit), abs(x));
   IntVec<T> i = find_piece(table, size);
   Vec<T> t = size - lookup(table.rows[0], i);
-  Vec<T> start = select(size < set1(table.first), size, lookup(table.rows[1], i));
+  // In the first piece, whose constant is 0, x itself; in the others the constant, which is larger.
+  Vec<T> start = max(lookup(table.rows[1], i), min(set1(table.first), size));
   return copy_sign(fma(piece<1>(table, i, t), t, start), x);
 }
 
@@ -155,36 +155,40 @@ template <class T> FNN_INLINE Vec<T> erf(Vec<T> x) {
 // value + low: a result and its rounding error.
 template <class T> struct Double { Vec<T> value, low; };
 
-// exp(-x - x_low) for 0 <= x. The first step of the reduction is exact, the others keep their errors.
-template <class T> struct ScaledDouble { Double<T> number; Vec<T> exponent; };
-template <class T> FNN_INLINE ScaledDouble<T> exp_minus(Vec<T> x, Vec<T> x_low) {
-  Vec<T> exponent = binary_exponent(-x), one = set1(T(1));
-  Vec<T> r_high = fnma(exponent, set1(kLn2<T>), -x);
-  Vec<T> rest = fma(exponent, set1(kLn2Low<T>), x_low);
-  Vec<T> r = r_high - rest, r_low = r_high - r - rest;
-  Vec<T> q = polynomial<2>(r, choose<T>(kExp_float, kExp_double));
-  Vec<T> p = fma(r * r, q, r), p_low = fma(r * r, q, r - p) + r_low;
+// exp(r + low) for |r| <= ln(2)/2.
+template <class T> FNN_INLINE Double<T> exp_double(Vec<T> r, Vec<T> low) {
+  Vec<T> q = polynomial<2>(r, choose<T>(kExp_float, kExp_double)), one = set1(T(1));
+  Vec<T> p = fma(r * r, q, r), p_low = fma(r * r, q, r - p) + low;
   Vec<T> value = one + p;
-  return {{value, one - value + p + p_low}, exponent};
+  return {value, one - value + p + p_low};
 }
 
-// erfcx(x) of table piece i, t from its centre.
-template <class T> FNN_INLINE Double<T> erfcx(IntVec<T> i, Vec<T> t) {
-  const auto& table = choose<T>(kErfcx_float, kErfcx_double);
+// Mills' ratio of the normal distribution to a constant: exp(x^2 / 2) (1 - Phi(x)), of piece i at t
+// from its centre.
+template <class T> FNN_INLINE Double<T> mills(IntVec<T> i, Vec<T> t) {
+  const auto& table = choose<T>(kMills_float, kMills_double);
   Vec<T> start = lookup(table.rows[1], i), slope = piece<1>(table, i, t);
   Vec<T> value = fma(slope, t, start);
   return {value, fma(slope, t, start - value)};
 }
 
-// exp(-x^2) erfcx(x), both with their rounding errors.
+// 2 exp(-x^2) mills(sqrt(2) x), each factor with its rounding error.
 template <class T> FNN_INLINE Vec<T> erfc(Vec<T> x) {
-  const auto& table = choose<T>(kErfcx_float, kErfcx_double);
-  Vec<T> size = min(set1(table.limit), abs(x));
-  IntVec<T> i = find_piece(table, size);
-  Double<T> g = erfcx(i, size - lookup(table.rows[0], i));
-  Vec<T> square = size * size;
-  ScaledDouble<T> e = exp_minus(square, fma(size, size, -square));
-  Vec<T> low = fma(e.number.value, g.low, e.number.low * g.value);
-  Vec<T> y = scale(fma(e.number.value, g.value, low), e.exponent);
+  constexpr T sqrt_2 = T(0x1.6a09e667f3bcdp+0);
+  constexpr T sqrt_2_low = T(0x1.6a09e667f3bcdp+0 - double(sqrt_2) - 0x1.bdd3413b26456p-54);
+  const auto& table = choose<T>(kMills_float, kMills_double);
+  Vec<T> size = min(set1(table.limit / sqrt_2), abs(x));
+  IntVec<T> i = find_piece(table, size * set1(sqrt_2));
+  Vec<T> t = fma(size, set1(sqrt_2), -lookup(table.rows[0], i));
+  Double<T> ratio = mills(i, fma(size, set1(sqrt_2_low), t));
+
+  Vec<T> square = size * size, square_low = fma(size, size, -square);
+  Vec<T> e = reduce(-square).e;
+  Vec<T> high = fnma(e, set1(kLn2<T>), -square);  // exact
+  Vec<T> rest = fma(e, set1(kLn2Low<T>), square_low), r = high - rest;
+  Double<T> power = exp_double(r, high - r - rest);
+
+  Vec<T> low = fma(power.value, ratio.low, power.low * ratio.value);
+  Vec<T> y = scale(fma(power.value, ratio.value, low), e + set1(T(1)));
   return select(x < zero<T>(), set1(T(2)) - y, y);
 }
