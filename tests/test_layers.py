@@ -215,6 +215,7 @@ SURROUNDINGS = {
     "chain": lambda layer: fnn.Sequential(layer),
     "passed-through": lambda layer: fnn.Sequential(layer, fnn.Dropout(0.5), fnn.Flatten()),
     "nested": lambda layer: fnn.Sequential(fnn.Sequential(layer), fnn.Sequential(fnn.Flatten())),
+    "before-nested": lambda layer: fnn.Sequential(layer, fnn.Sequential(fnn.Flatten())),
     "behind": lambda layer: fnn.Sequential(fnn.Sequential(fnn.Tanh()), layer),
 }
 
@@ -1126,6 +1127,7 @@ def test_a_layer_of_ones_own():
     )
     assert model[1].has_parameters
     assert not model[2].has_parameters
+    assert not fnn.BatchNorm(3, affine=False).has_parameters
     model.build(None, "float64", 0)
     names = [name for name, _ in model.named_parameters()]
     assert names == [
@@ -1160,6 +1162,7 @@ def test_arrays_put_straight_into_params_have_names_too():
             self.buffers["uses"] = np.zeros((), np.int64)
 
     model = fnn.Sequential(Scale())
+    assert model.has_parameters
     assert [name for name, _ in model.named_parameters()] == ["layers.0.scale"]
     state = {"layers.0.scale": np.full(3, 2.0), "layers.0.uses": np.array(5)}
     model.load_state_dict(state)
