@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fastnn.errors import DeviceError, DTypeError, ShapeError
 
-__all__ = ["Data", "as_array", "as_rows"]
+__all__ = ["Data", "as_array", "as_rows", "describe"]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -53,6 +53,9 @@ def as_array(where: str, name: str, value: Any) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise DTypeError(f"{where}: {name} is a masked array, its mask would be lost")
     if isinstance(value, np.ndarray):
+        if not value.dtype.isnative:
+            native = value.dtype.newbyteorder("=").str
+            raise DTypeError(f"{where}: {name} is {value.dtype.str!r}; use .astype({native!r})")
         return np.asarray(value)
     if not hasattr(value, "__dlpack__"):
         kind = type(value).__name__
@@ -85,6 +88,5 @@ def as_rows(
 
 
 def describe(array: Array) -> str:
-    """For messages: ``float32 (2, 3)``; the byte order only where it is not the machine's."""
-    dtype = array.dtype.name if array.dtype.isnative else repr(array.dtype.str)
-    return f"{dtype} {array.shape}"
+    """For messages: ``float32 (2, 3)``."""
+    return f"{array.dtype} {array.shape}"

@@ -43,10 +43,8 @@ class FlatParameters:
                 self._slices.append(slice(end, end + array.size))
                 end += -(-array.size // step) * step
         self.values, self.grads = _aligned(end, dtype), _aligned(end, dtype)
-        self._grads = self._views(self.grads)
-        for (layer, name), value, grad in zip(
-            self._places, self._views(self.values), self._grads, strict=True
-        ):
+        self._values, self._grads = self._views(self.values), self._views(self.grads)
+        for (layer, name), value, grad in zip(self._places, self._values, self._grads, strict=True):
             value[...] = layer.params[name]
             layer.params[name], layer.grads[name] = value, grad
 
@@ -56,6 +54,15 @@ class FlatParameters:
     def named(self, flat: Array) -> dict[str, Array]:
         """Views of a flat array of this layout, by parameter."""
         return dict(zip(self._names, self._views(flat), strict=True))
+
+    def check_held(self) -> None:
+        """Raise RuntimeError if the layers' arrays are not those here any more."""
+        for (layer, key), value in zip(self._places, self._values, strict=True):
+            if layer.params.get(key) is not value:
+                raise RuntimeError(
+                    "Trainer: the model's arrays were replaced, by a later Trainer of this model "
+                    "or by hand; give every Trainer a model of its own, and assign layer.weight"
+                )
 
     def collect(self, *, copies: bool) -> None:
         """See to gradients that a layer stored as new arrays: copy them, or refuse them."""

@@ -494,6 +494,7 @@ class Trainer:
             )
 
     def _program(self, kind: str, batch: int, data: Data) -> Program:
+        self._flat.check_held()
         inputs = data.inputs(batch)
         bodies: dict[str, Body] = {"predict": self._predict_body, "evaluate": self._evaluate_body}
         body = bodies.get(kind)
