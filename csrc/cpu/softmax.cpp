@@ -40,13 +40,28 @@ KERNEL(log_softmax) {
       tile.write(a.y + first * c, rows, c);
     });
   }
-  share(team, a.n, [&](i64 i) {
-    const T* x = a.x + i * c;
-    T* y = a.y + i * c;
-    RowExp<T> row;
-    exp_row(x, c, row, [](auto, Vec<T>) {});
-    const Vec<T> largest = set1(row.max), log_sum = set1(T(max_lane(log(set1(row.sum)))));
-    each_vec<T>(0, c, [&](auto at) { at.store(y, at.load(x) - largest - log_sum); });
+  // A logarithm is a long chain of operations: one for several rows, if they stay in the cache.
+  constexpr i64 lanes = Vec<double>::lanes;
+  const i64 group = c <= 4096 ? lanes : 1;
+  share_range(team, a.n, 1, [&](i64 begin, i64 end) {
+    for (i64 first = begin; first < end; first += group) {
+      const i64 rows = end - first < group ? end - first : group;
+      const T* x = a.x + first * c;
+      T* y = a.y + first * c;
+      RowExp<T> row[lanes];
+      double log_sum[lanes] = {};
+      for (i64 r = 0; r < rows; r++) {
+        exp_row(x + r * c, c, row[r], [](auto, Vec<T>) {});
+        log_sum[r] = row[r].sum;
+      }
+      store(log_sum, log(load(log_sum)));
+      for (i64 r = 0; r < rows; r++) {
+        const Vec<T> largest = set1(row[r].max), log_of_row = set1(T(log_sum[r]));
+        each_vec<T>(r * c, (r + 1) * c, [&](auto at) {
+          at.store(y, at.load(x) - largest - log_of_row);
+        });
+      }
+    }
   });
 }
 
