@@ -72,10 +72,10 @@ FNN_INLINE void elementwise_loss(const Elements<T>& e, const Team& team, F&& f) 
   const double inverse = total_weight == 0 ? 0 : 1 / total_weight;
   const Vec<T> share_of_loss = set1(T(inverse)), one = set1(T(1));
 
-  auto piece = [&](i64 i, i64 count) {
-    Piece<T> spread_out, repeated;
-    const T* weight = e.sample_weight ? spread(e.sample_weight, e.f, i, count, spread_out) : nullptr;
-    const T* pos_weight = e.pos_weight ? repeat(e.pos_weight, e.p, i, count, repeated) : nullptr;
+  auto sum_of_piece = [&](i64 i, i64 count) {
+    Piece<T> piece, pos_piece;
+    const T* weight = e.sample_weight ? spread(e.sample_weight, e.f, i, count, piece) : nullptr;
+    const T* pos_weight = e.pos_weight ? repeat(e.pos_weight, e.p, i, count, pos_piece) : nullptr;
     return sum_vecs<T>(0, count, [&](auto at) {
       Vec<T> w = weight ? at.load(weight) : one;
       Vec<T> positive = pos_weight ? at.load(pos_weight) : one;
@@ -86,9 +86,10 @@ FNN_INLINE void elementwise_loss(const Elements<T>& e, const Team& team, F&& f) 
       return loss;
     });
   };
-  double sum = sum_chunks(team, elements, partials + elements / kChunk + 1, [&](i64 begin, i64 end) {
+  partials += elements / kChunk + 1;
+  double sum = sum_chunks(team, elements, partials, [&](i64 begin, i64 end) {
     double chunk = 0;
-    for (i64 i = begin; i < end; i += kPiece) chunk += piece(i, smaller(kPiece, end - i));
+    for (i64 i = begin; i < end; i += kPiece) chunk += sum_of_piece(i, smaller(kPiece, end - i));
     return chunk;
   });
   if (e.reduction != kNone && team.rank == 0) *e.loss = T(sum * inverse);
@@ -108,8 +109,9 @@ KERNEL(sigmoid_cross_entropy) {
     Vec<T> small = exp(-abs(z)), large_s = one / (one + small), small_s = small * large_s;
     Mask<T> right = z > none;
     Vec<T> linear = max(z, none) * negative + max(-z, none) * positive;
+    Vec<T> s = select(right, large_s, small_s), s_of_minus = select(right, small_s, large_s);
     return {fma(log1p_unit(small), negative + positive, linear),
-            select(right, large_s, small_s) * negative - select(right, small_s, large_s) * positive};
+            s * negative - s_of_minus * positive};
   });
 }
 

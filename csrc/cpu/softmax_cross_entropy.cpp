@@ -65,7 +65,7 @@ template <class T> struct Labelled {
   Losses losses;
 };
 
-// A whole tile of labels in range, without weights and ignored rows: the usual case, without branches.
+// A whole tile of labels in range, without weights and ignored rows: the usual case.
 template <class T> bool is_plain(const Args<T>& a, i64 first, i64 rows) {
   u64 largest = 0;
   for (i64 i = first; i < first + rows; i++) {
@@ -76,8 +76,7 @@ template <class T> bool is_plain(const Args<T>& a, i64 first, i64 rows) {
          !a.weight && !a.sample_weight;
 }
 
-template <class T>
-void read_plain_labels(const i64* labels, double inverse, Labelled<T>& t) {
+template <class T> void read_plain_labels(const i64* labels, double inverse, Labelled<T>& t) {
 #pragma GCC unroll 4
   for (i64 r = 0; r < kTileHeight<T>; r++) t.logit[r] = t.z.column[labels[r]][r];
   for (i64 r = 0; r < kTileHeight<T>; r++) t.gradient[r] = T(inverse);
@@ -147,8 +146,7 @@ double tile(const Args<T>& a, double inverse, i64 first, i64 rows, Labelled<T>& 
 // ---- any row -------------------------------------------------------------------------------
 
 // The gradient of row i, and what its loss needs, as entry r.
-template <class T>
-void row(const Args<T>& a, double inverse, i64 i, i64 r, Losses& losses) {
+template <class T> void row(const Args<T>& a, double inverse, i64 i, i64 r, Losses& losses) {
   const T* z = a.logits + i * a.c;
   T* dz = a.dlogits + i * a.c;
   const i64 label = a.labels ? a.labels[i] : 0;
