@@ -15,7 +15,7 @@ from tolerances import assert_close, bounds
 
 from fastnn import ops
 
-EXAMPLES = settings(max_examples=120)
+EXAMPLES = settings(max_examples=80)
 dtypes = st.sampled_from(list(DTYPES.values()))
 lengths = st.integers(0, 40)
 
@@ -47,8 +47,10 @@ def broadcast(draw, values):
 
 
 def numbers(shape, dtype):
-    width = 8 * np.dtype(dtype).itemsize
-    return hnp.arrays(dtype, shape, elements=st.floats(-50, 50, width=width), fill=st.nothing())
+    """Of ordinary size, so that what is rounded away is told by u and not by denormals."""
+    floats = st.floats(-50, 50, width=8 * np.dtype(dtype).itemsize)
+    elements = floats.map(lambda value: value if abs(value) > 1e-12 else 0.0)
+    return hnp.arrays(dtype, shape, elements=elements, fill=st.nothing())
 
 
 def check(data, op, arguments):
@@ -194,7 +196,7 @@ def test_broadcast(op, data):
 
 
 @pytest.mark.parametrize("op", ["relu", "tanh", "softmax", "column_sum"])
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_overlapping_out(op, data):
     """Two windows on one buffer: disjoint, the same, or refused with nothing changed."""

@@ -196,7 +196,8 @@ def shared_axis(op, field):
     """An axis of the argument whose length an earlier argument fixes; None if there is none."""
     earlier = {dim for o, f in ARRAYS if o == op for dim in f.shape if precedes(op, f, field)}
     shape = ("n", "c") if field.kind == "TARGETS" and len(field.shape) == 2 else field.shape
-    axes = [i for i, dim in enumerate(shape) if dim in earlier]
+    ndim = FULL[op].arguments(np.float32)[field.name].ndim
+    axes = [i for i, dim in enumerate(shape[:ndim]) if dim in earlier]
     return axes[-1] if axes else None
 
 
