@@ -13,6 +13,11 @@ template <class T> constexpr T kVanished = sizeof(T) == 4 ? 112 : 755;  // x^2 e
 // max(x, 0), but NaN at -inf.
 template <class T> FNN_INLINE Vec<T> positive_part(Vec<T> x) { return x - min(x, zero<T>()); }
 
+// The derivative at x, from that at -|x|, of a function with f(x) - f(-x) = x.
+template <class T> FNN_INLINE Vec<T> mirrored(Vec<T> x, Vec<T> left) {
+  return select(x < zero<T>(), left, set1(T(1)) - left);
+}
+
 // ---- piecewise linear ----------------------------------------------------------------------
 
 template <class T> FNN_INLINE Vec<T> relu(Vec<T> x) { return max(zero<T>(), x); }
@@ -83,15 +88,11 @@ template <class T> FNN_INLINE Vec<T> times_sigmoid(Vec<T> x, Vec<T> clamped, Vec
   return min(clamped / denominator * set1(kUnlift<T>), positive_part(x));
 }
 
-// sigmoid(z) + x dz/dx sigmoid(z) sigmoid(-z) = sigmoid(z) (1 + change sigmoid(-z)) with change =
-// x dz/dx and lifted = 2^kLift exp(-|z|); z has the sign of x.
-template <class T>
-FNN_INLINE Vec<T> times_sigmoid_slope(Vec<T> x, Vec<T> change, Vec<T> lifted) {
-  Vec<T> one = set1(T(1)), e = lifted * set1(kUnlift<T>), larger = one / (one + e);
-  Mask<T> negative = x < zero<T>();
-  Vec<T> here = larger * select(negative, lifted, set1(1 / kUnlift<T>));
-  Vec<T> there = larger * select(negative, one, e);
-  return here * fma(change, there, one) * set1(kUnlift<T>);
+// The derivative of x sigmoid(z) at -|x|, sigmoid(z) (1 + x dz/dx sigmoid(-z)), from change =
+// |x dz/dx| and lifted = 2^kLift exp(-|z|).
+template <class T> FNN_INLINE Vec<T> times_sigmoid_slope(Vec<T> change, Vec<T> lifted) {
+  Vec<T> one = set1(T(1)), larger = one / fma(lifted, set1(kUnlift<T>), one);
+  return lifted * larger * fnma(change, larger, one) * set1(kUnlift<T>);
 }
 
 template <class T> FNN_INLINE Vec<T> silu(Vec<T> x) {
@@ -99,8 +100,8 @@ template <class T> FNN_INLINE Vec<T> silu(Vec<T> x) {
   return times_sigmoid(x, max(clamped, x), sigmoid_denominator(clamped));
 }
 template <class T> FNN_INLINE Vec<T> silu_backward(Vec<T> dy, Vec<T> x) {
-  Vec<T> end = set1(kVanished<T>), clamped = max(-end, min(end, x));
-  return dy * times_sigmoid_slope(x, clamped, exp_of_size(x));
+  Vec<T> size = min(set1(kVanished<T>), abs(x));
+  return dy * mirrored(x, times_sigmoid_slope(size, exp_of_size(size)));
 }
 
 // z = 2 sqrt(2/pi) (x + 0.044715 x^3), gelu_tanh being x sigmoid(z), and z's rounding error, which
@@ -134,7 +135,7 @@ template <class T> FNN_INLINE Vec<T> gelu_tanh_backward(Vec<T> dy, Vec<T> x) {
   GeluTanh<T> g = gelu_tanh_argument(size);
   Vec<T> dz = fma(size * size, set1(3 * kCubic<T>), set1(T(0x1.9884533d43651p+0)));
   Scaled<T> e = exp_shifted<kLift<T>>(-g.z, -g.low);
-  return dy * times_sigmoid_slope(x, copy_sign(size, x) * dz, e.value * e.power);
+  return dy * mirrored(x, times_sigmoid_slope(size * dz, e.value * e.power));
 }
 
 // ---- softplus ------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ template <class T> FNN_INLINE Vec<T> gelu_backward(Vec<T> dy, Vec<T> x) {
   NormalTail<T> tail = normal_tail(x);
   Vec<T> difference = fnma(tail.size, set1(density_at_0), tail.ratio);
   Vec<T> left = tail.lifted.value * difference * tail.lifted.power * set1(kUnlift<T>);
-  return dy * select(x < zero<T>(), left, set1(T(1)) - left);
+  return dy * mirrored(x, left);
 }
 
 // ---- by index ------------------------------------------------------------------------------

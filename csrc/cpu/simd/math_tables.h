@@ -249,7 +249,7 @@ static constexpr Piecewise<double, 15> kErf_double = {
 // exp(x^2 / 2) (1 - Phi(x)), the normal distribution's tail over its density
 // Error before rounding: 0.074 ulp.
 static constexpr Piecewise<float, 7> kMills_float = {
-    0x1p+0, 0x1.dp+3, 0x1p-2,
+    0x1p+0, 0x1.dep+3, 0x1p-2,
     {{0x1.411f3ep+0, 0x1.bfcc0ap+0, 0x1.1d8baep+1, 0x1.5ff972p+1, 0x1.bf8fp+1, 0x1.1eaeep+2,
       0x1.5d487p+2, 0x1.a0373ap+2, 0x1.01d01ep+3, 0x1.3fd9dap+3, 0x1.822338p+3, 0x1.c0508ep+3,
       0x1.075576p-3, 0x1.80fc54p-2, 0x1.39b9ap-1, 0x1.baccdcp-1},
@@ -279,7 +279,7 @@ static constexpr Piecewise<float, 7> kMills_float = {
       0x1.3d9ab8p-27, 0x1.ca5322p-29, 0x1.f66a7ap-8, 0x1.1355ap-8, 0x1.1b9adep-9, 0x1.9207cap-10}}};
 // Error before rounding: 0.067 ulp.
 static constexpr Piecewise<double, 15> kMills_double = {
-    0x1.8p+1, 0x1.34ccccccccccdp+5, 0x1p-1,
+    0x1.8p+1, 0x1.36p+5, 0x1p-1,
     {{0x1.057602f090e4dp+5, 0x1.48fc5adf3350dp+5, 0x1.df194cfb84e2cp-3, 0x1.89d2e6e4e754cp-1,
       0x1.77fc4428ca94bp+0, 0x1.3c0ea661eb896p+1, 0x1.c3b1a82c0ff3ep+1, 0x1.1e4e5871ddd93p+2,
       0x1.7f8244cb8e9b6p+2, 0x1.fc1b472aef12ep+2, 0x1.41d43a29e970bp+3, 0x1.8032f1583dcc9p+3,
