@@ -1,6 +1,5 @@
 """Checkpoints of a Trainer: what is saved under which name, and how it is put back."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ __all__ = ["load", "save"]
 
 _OPTIMIZER = "optimizer."
 _PARTS = ("model", "loss", "optimizer", "schedule")
+_PLACE = ("updates", "epoch", "row", "end")
 
 
 def _describe(part: Any) -> Any:
@@ -40,10 +40,21 @@ def save(trainer: "Trainer", path: str | Path) -> None:
         "seed": trainer.seed,
         "clip_grad_norm": trainer.clip_grad_norm,
         "check_finite": trainer.check_finite,
-        "updates": trainer.updates,
-        "position": asdict(trainer._position.at(trainer.updates)),
+        **_place(trainer),
     }
     checkpoint.save(path, arrays, metadata)
+
+
+def _place(trainer: "Trainer") -> dict[str, int]:
+    """Where the training is."""
+    at = trainer._position.at(trainer.updates)
+    return dict(zip(_PLACE, (at.updates, at.epoch, at.row, at.end), strict=True))
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 62:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 def load(cls: type["Trainer"], path: str | Path, *given: Any) -> "Trainer":
@@ -61,11 +72,14 @@ def load(cls: type["Trainer"], path: str | Path, *given: Any) -> "Trainer":
             clip_grad_norm=metadata["clip_grad_norm"],
             check_finite=metadata["check_finite"],
         )
-        trainer._clock.set(int(metadata["updates"]))
-        trainer._position = Position(**metadata["position"])
+        updates, epoch, row, end = (_count(metadata[name]) for name in _PLACE)
+        if row > end:
+            raise ValueError(f"row {row} of {end}")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a Trainer's checkpoint ({error!r})") from error
     _put_back(trainer, path, arrays)
+    trainer._clock.set(updates)
+    trainer._position = Position(epoch, row, end, updates)
     return trainer
 
 

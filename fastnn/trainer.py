@@ -483,6 +483,8 @@ class Trainer:
 
     def _run(self, kind: str, batch: int, data: Data, job: Job) -> None:
         """Run training steps, with everything that advances with them."""
+        if kind != "fit":
+            self._position = self._position.at(self.updates)  # these are no part of the epoch
         program = self._program(kind, batch, data)
         job.clock, job.seed = self._clock, self.seed
         job.lr = self._rates(self.updates, job.count)
