@@ -173,7 +173,7 @@ def grouped(op):
 
 def in_order(value, order):
     if order == "F":
-        return np.asfortranarray(value)
+        return value.copy(order="F")
     if value.ndim < 3:
         return value.copy()
     return placed(value, lambda a: np.empty_like(a.swapaxes(0, 1), order="C").swapaxes(0, 1))
