@@ -59,8 +59,9 @@ template <class T> struct Report {
     if (e > worst) worst = e, at = x;
   }
   void print() const {
-    printf("%-6s %-6s %.4f ulp at %-16a hash %016llx%s\n", name, sizeof(T) == 4 ? "float" : "double",
-           worst, double(at), (unsigned long long)hash, worst > bound ? "  FAILED" : "");
+    const char* type = sizeof(T) == 4 ? "float" : "double";
+    printf("%-6s %-6s %.4f ulp at %-16a hash %016llx%s\n", name, type, worst, double(at),
+           (unsigned long long)hash, worst > bound ? "  FAILED" : "");
     fflush(stdout);
     failed |= worst > bound;
   }
@@ -104,9 +105,10 @@ void sample(const char* name, u64 count, double range, F f, Exact exact) {
 
 int main(int argc, char** argv) {
   u64 stride = argc > 1 ? strtoull(argv[1], nullptr, 10) : 16, count = (u64(1) << 24) / stride;
-#define TEST(f, range)                                                                        \
-  sweep(#f, stride, [](Vec<float> x) { return f(x); }, [](double x) { return f(x); });        \
-  sample(#f, count, range, [](Vec<double> x) { return f(x); }, [](long double x) { return f##l(x); });
+#define TEST(f, range)                                                                 \
+  sweep(#f, stride, [](Vec<float> x) { return f(x); }, [](double x) { return f(x); }); \
+  sample(#f, count, range, [](Vec<double> x) { return f(x); },                         \
+         [](long double x) { return f##l(x); });
   TEST(exp, 750)
   TEST(log, 4)
   TEST(log1p, 4)

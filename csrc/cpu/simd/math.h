@@ -32,8 +32,8 @@ template <class T> FNN_INLINE Vec<T> copy_sign(Vec<T> size, Vec<T> sign) {
 
 // ---- exp -----------------------------------------------------------------------------------
 
-// x = r + e ln 2 with |r| <= ln(2)/2. e + shift are the low bits of `biased`: adding 1.5 * 2^mantissa
-// leaves no fraction.
+// x = r + e ln 2 with |r| <= ln(2)/2. e + shift are the low bits of `biased`: the sum with
+// 1.5 * 2^mantissa has no fraction.
 template <class T> struct Reduced { Vec<T> r, e, biased; };
 template <int shift = 0, class T> FNN_INLINE Reduced<T> reduce(Vec<T> x) {
   constexpr T magic = (sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52)) + shift;

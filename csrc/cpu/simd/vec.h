@@ -19,7 +19,7 @@
 //                        is 0, NaN or between 2^-20 and 2^20 in size
 //   a < b, <=, >, >=, ==, !=  -> Mask<T>, ordered as in C;  isnan(a)
 //   select(mask, a, b)   a where mask, else b
-//   first_n<T>(n)        mask of the first n lanes;  any(mask) all(mask);  mask_bits(mask) -> unsigned
+//   first_n<T>(n)        mask of the first n lanes;  any(m) all(m);  mask_bits(m) -> unsigned
 //   bits(v) -> IntVec<T>, from_bits(IntVec<T>) -> Vec<T>
 //   to_int(v)  to_float(i)    nearest integer and back, for |v| < 2^31 (double: 2^51)
 //   IntVec: + - & | ^, shift_left(i, n) shift_right(i, n) (logical) shift_right_arith(i, n),
@@ -27,7 +27,8 @@
 //   lookup(table, i)     table[i & 15], lane-wise, of 16 numbers
 //   sum(v) max_lane(v) min_lane(v)   fold in a fixed tree: lane i with i + lanes/2, and so on
 //   widen_u8<T>(p) widen_u8_n<T>(p, n)   unsigned bytes to T
-//   widen_lo(Vec<float>) widen_hi(Vec<float>) -> Vec<double> (lanes 0..7, 8..15); narrow(lo, hi) -> Vec<float>
+//   widen_lo(Vec<float>) widen_hi(Vec<float>) -> Vec<double>, lanes 0..7 and 8..15;
+//   narrow(lo, hi) -> Vec<float>
 // and the matmul register tile: kTileRows<T>, kTileVecs<T> (rows, and Vecs across).
 #pragma once
 #include "../../core/ops.h"
