@@ -109,6 +109,7 @@ std::vector<OpInfo> make_ops() {
                  scratch_bytes<name##_args>, check<name##_args>});                      \
   finish(ops.back(), {
 #define DIM(name, doc)                       {Kind::dim, #name, "", "", doc},
+#define LAST(name, doc)                      {Kind::dim, #name, "", "last", doc},
 #define IN(name, type, shape, doc)           {Kind::in, #name, #shape, "", doc, parse_type(#type)},
 #define OPT(name, type, shape, doc)          {Kind::opt, #name, #shape, "", doc, parse_type(#type)},
 #define MAT(name, shape, doc)                {Kind::mat, #name, #shape, "", doc},

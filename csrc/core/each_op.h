@@ -3,6 +3,9 @@
 #ifndef OP
 #define OP(...)
 #endif
+#ifndef LAST
+#define LAST(...)
+#endif
 #ifndef DIM
 #define DIM(...)
 #endif
@@ -72,6 +75,7 @@
 #include "../ops.def"
 #undef OP
 #undef DIM
+#undef LAST
 #undef IN
 #undef OPT
 #undef MAT

@@ -35,6 +35,7 @@ i64 matmul_scratch(i64 m, i64 n, i64 k, i64 itemsize, int threads);  // core/mat
 
 #define OP(name, doc)                       template <class T> struct name##_args {
 #define DIM(name, doc)                      i64 name;
+#define LAST(name, doc)                     i64 name;
 #define IN(name, type, shape, doc)          const type* name;
 #define OPT(name, type, shape, doc)         const type* name;
 #define MAT(name, shape, doc)               const T* name; i64 name##_rs, name##_cs;

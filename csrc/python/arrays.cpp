@@ -109,9 +109,17 @@ void check_torch(PyObject* object, const char* op, const char* name) {
                          " requires grad, which these functions don't record; use fastnn.torch, or .detach()");
 }
 
+[[noreturn]] void unreadable(const char* op, const char* name, const std::exception& why) {
+  throw py::type_error(std::string(op) + ": " + name + " can't be read through DLPack: " + why.what());
+}
+
 void check_device(PyObject* object, const char* op, const char* name) {
-  py::tuple device = py::getattr(object, "__dlpack_device__")();
-  int type = device[0].cast<int>();
+  int type;
+  try {
+    type = py::tuple(py::getattr(object, "__dlpack_device__")())[0].cast<int>();
+  } catch (py::error_already_set& e) {
+    unreadable(op, name, e);
+  }
   if (type == kDLCPU || type == kDLCUDAHost) return;
   raise("DeviceError", std::string(op) + ": " + name + " is on device type " +
                            std::to_string(type) + " of DLPack (" + describe(object) +
@@ -128,7 +136,7 @@ void view_dlpack(PyObject* object, View& view, const char* op, const char* name)
   try {
     capsule = py::getattr(object, "__dlpack__")();
   } catch (py::error_already_set& e) {
-    throw py::type_error(std::string(op) + ": " + name + " can't be read through DLPack: " + e.what());
+    unreadable(op, name, e);
   }
   auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   if (!managed) throw py::error_already_set();
@@ -155,38 +163,6 @@ struct Export {
   i64 shape[kMaxAxes];
   void* data;
 };
-
-py::object export_array(Library library, PyObject* like, DType dtype, const i64* shape, int ndim,
-                        void** data) {
-  auto owned = std::make_unique<Export>();
-  i64 count = 1;
-  for (int i = 0; i < ndim; i++) count *= shape[i];
-  size_t bytes = (static_cast<size_t>(count) * item_size(dtype) + 63) / 64 * 64;
-  owned->data = aligned_alloc(64, std::max<size_t>(bytes, 64));
-  if (!owned->data) throw std::bad_alloc();
-  std::copy(shape, shape + ndim, owned->shape);
-  owned->managed = {{owned->data, {kDLCPU, 0}, ndim,
-                     {row(dtype).code, static_cast<u8>(item_size(dtype) * 8), 1},
-                     owned->shape, nullptr, 0},
-                    owned.get(), [](DLManagedTensor* self) {
-                      auto* all = static_cast<Export*>(self->manager_ctx);
-                      free(all->data);
-                      delete all;
-                    }};
-  *data = owned->data;
-  PyObject* capsule = PyCapsule_New(&owned.release()->managed, "dltensor", [](PyObject* c) {
-    if (!PyCapsule_IsValid(c, "dltensor")) return;
-    auto* m = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(c, "dltensor"));
-    m->deleter(m);
-  });
-  py::object holder = py::module_::import("fastnn._dlpack").attr("Holder")(
-      py::reinterpret_steal<py::object>(capsule));
-  switch (library) {
-    case Library::torch: return py::module_::import("torch").attr("from_dlpack")(holder);
-    case Library::jax: return py::module_::import("jax.dlpack").attr("from_dlpack")(holder);
-    default: return py::getattr(like, "__array_namespace__")().attr("from_dlpack")(holder);
-  }
-}
 
 PyObject* numpy_descr(DType dtype) {
   const npy_api& api = npy_api::get();
@@ -291,9 +267,7 @@ std::string describe(PyObject* object) {
   }
 }
 
-py::object new_array(Library library, PyObject* like, DType dtype, const i64* shape, int ndim,
-                     void** data) {
-  if (library != Library::numpy) return export_array(library, like, dtype, shape, ndim, data);
+py::object new_numpy(DType dtype, const i64* shape, int ndim, void** data) {
   const npy_api& api = npy_api::get();
   static_assert(sizeof(i64) == sizeof(Py_intptr_t));
   PyObject* array = api.PyArray_NewFromDescr_(
@@ -302,6 +276,41 @@ py::object new_array(Library library, PyObject* like, DType dtype, const i64* sh
   if (!array) throw py::error_already_set();
   *data = reinterpret_cast<PyArray_Proxy*>(array)->data;
   return py::reinterpret_steal<py::object>(array);
+}
+
+py::object new_export(DType dtype, const i64* shape, int ndim, void** data) {
+  auto owned = std::make_unique<Export>();
+  i64 count = 1;
+  for (int i = 0; i < ndim; i++) count *= shape[i];
+  size_t bytes = (static_cast<size_t>(count) * item_size(dtype) + 63) / 64 * 64;
+  owned->data = aligned_alloc(64, std::max<size_t>(bytes, 64));
+  if (!owned->data) throw std::bad_alloc();
+  std::copy(shape, shape + ndim, owned->shape);
+  owned->managed = {{owned->data, {kDLCPU, 0}, ndim,
+                     {row(dtype).code, static_cast<u8>(item_size(dtype) * 8), 1},
+                     owned->shape, nullptr, 0},
+                    owned.get(), [](DLManagedTensor* self) {
+                      auto* all = static_cast<Export*>(self->manager_ctx);
+                      free(all->data);
+                      delete all;
+                    }};
+  *data = owned->data;
+  PyObject* capsule = PyCapsule_New(&owned.release()->managed, "dltensor", [](PyObject* c) {
+    if (!PyCapsule_IsValid(c, "dltensor")) return;
+    auto* m = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(c, "dltensor"));
+    m->deleter(m);
+  });
+  if (!capsule) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(capsule);
+}
+
+py::object import_array(Library library, PyObject* like, const py::object& capsule) {
+  py::object holder = py::module_::import("fastnn._dlpack").attr("Holder")(capsule);
+  switch (library) {
+    case Library::torch: return py::module_::import("torch").attr("from_dlpack")(holder);
+    case Library::jax: return py::module_::import("jax.dlpack").attr("from_dlpack")(holder);
+    default: return py::getattr(like, "__array_namespace__")().attr("from_dlpack")(holder);
+  }
 }
 
 py::object wrap_memory(DType dtype, const i64* shape, int ndim, void* data, py::handle base) {

@@ -69,9 +69,12 @@ void view_array(PyObject* object, View& view, const char* op, const char* name);
 std::string describe(PyObject* object);
 std::string shape_text(const i64* shape, int ndim);
 
-// A new C-contiguous array of that library; its memory is in *data.
-py::object new_array(Library library, PyObject* like, DType dtype, const i64* shape, int ndim,
-                     void** data);
+// A new C-contiguous NumPy array; its memory is in *data.
+py::object new_numpy(DType dtype, const i64* shape, int ndim, void** data);
+// New C-contiguous memory on its way into another library: a DLPack capsule. Hand it over with
+// import_array only when it is filled: a library may copy at once.
+py::object new_export(DType dtype, const i64* shape, int ndim, void** data);
+py::object import_array(Library library, PyObject* like, const py::object& capsule);
 // A NumPy array over memory that `base` keeps alive.
 py::object wrap_memory(DType dtype, const i64* shape, int ndim, void* data, py::handle base);
 

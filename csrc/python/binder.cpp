@@ -21,6 +21,13 @@ std::string type_name(PyObject* o) { return Py_TYPE(o)->tp_name; }
 
 }  // namespace
 
+// Length of the last axis behind the examples' one, in the first array.
+i64 Binder::last_axis() const {
+  for (const View& v : views_)
+    if (v.object) return v.ndim > 1 ? v.shape[v.ndim - 1] : 1;
+  return 1;
+}
+
 i64 Binder::product(const i64* shape, int count, const Field& f) const {
   i64 n = 1;
   for (int i = 0; i < count; i++)
@@ -45,7 +52,8 @@ void Binder::bind() {
     else if (fields[i].kind == Kind::targets) bind_targets(i);
   }
   for (int i = 0; i < count; i++)
-    if (fields[i].kind == Kind::dim && call.slots[fields[i].slot].i < 0) call.slots[fields[i].slot].i = 0;
+    if (fields[i].kind == Kind::dim && call.slots[fields[i].slot].i < 0)
+      call.slots[fields[i].slot].i = fields[i].text == "last" ? last_axis() : 0;
   if (const char* text = op_.check(call.slots, call.f64))
     throw py::value_error(op_.name + ": " + fill_in(op_, call.slots, text));
   bind_results();
@@ -345,6 +353,12 @@ void Binder::bind_indices(int i) {
     if (!is_signed && to[r] < 0)
       raise("LabelError", where(f) + ": " + std::to_string(raw) + " at row " + std::to_string(r) + " is too large");
   }
+  if (const Field* rows = op_.find("rows"); rows && f.kind == Kind::in) {
+    for (i64 r = 0; r < v.size(); r++)
+      if (to[r] < 0 || to[r] >= call.slots[rows->slot].i)
+        throw py::index_error(where(f) + ": " + std::to_string(to[r]) + " at position " + std::to_string(r) +
+                              "; valid 0.." + std::to_string(call.slots[rows->slot].i - 1));
+  }
   slot.p = to;
   indices_.push_back(std::move(memory));
 }
@@ -447,14 +461,14 @@ void Binder::bind_out(int i, PyObject* given) {
   }
   std::vector<i64> shape = result_shape(f);
   DType dtype = dtype_of(f.type, call.f64);
-  std::string must = op_.name + ": out (" + f.name + ") must be " + (dtype == DType::f32 ? "float32" : dtype == DType::f64 ? "float64" : dtype == DType::i64_ ? "int64" : dtype == DType::u8_ ? "uint8" : "bool") +
+  std::string must = where(f) + " must be " + (dtype == DType::f32 ? "float32" : dtype == DType::f64 ? "float64" : dtype == DType::i64_ ? "int64" : dtype == DType::u8_ ? "uint8" : "bool") +
                      " of shape " + shape_text(shape.data(), static_cast<int>(shape.size())) + ", got " + describe(given);
   if (v.dtype != dtype) raise("DTypeError", must);
   if (v.ndim != static_cast<int>(shape.size()) || !std::equal(shape.begin(), shape.end(), v.shape)) raise("ShapeError", must);
   require_writeable(f, v);
   use_memory(i, true);
   if (!call.slots[f.slot].p) call.slots[f.slot].p = &numbers_[i];  // a zero-size array without memory
-  results_.push_back({i, py::reinterpret_borrow<py::object>(given), false});
+  results_.push_back({i, py::reinterpret_borrow<py::object>(given), false, false});
 }
 
 void Binder::make_out(int i) {
@@ -466,14 +480,13 @@ void Binder::make_out(int i) {
   int ndim = static_cast<int>(shape.size());
   void* data = nullptr;
   py::object array;
-  if (recorder) {
-    array = placeholder(recorder->plan, dtype, shape.data(), ndim, &data);
-  } else {
-    Library library = library_ == Library::none ? Library::numpy : library_;
-    array = new_array(library, like_, dtype, shape.data(), ndim, &data);
-  }
+  bool numpy = library_ == Library::none || library_ == Library::numpy;
+  if (recorder) array = placeholder(recorder->plan, dtype, shape.data(), ndim, &data);
+  else if (numpy) array = new_numpy(dtype, shape.data(), ndim, &data);
+  else array = new_export(dtype, shape.data(), ndim, &data);
   call.slots[f.slot].p = data ? data : &numbers_[i];
-  results_.push_back({i, std::move(array), ndim == 0 && !recorder && library_ == Library::numpy});
+  bool number = f.axes.empty() || f.kind == Kind::loss;
+  results_.push_back({i, std::move(array), number && ndim == 0 && numpy && !recorder, !numpy});
 }
 
 void Binder::check_overlaps() const {
@@ -512,7 +525,8 @@ py::object Binder::finish() {
     c_strides(v.shape, v.ndim, item_size(v.dtype), strides);
     copy_strided(v.data, v.strides, t.memory.get(), strides, v.shape, v.ndim, item_size(v.dtype));
   }
-  auto value = [](Result& r) -> py::object {
+  auto value = [this](Result& r) -> py::object {
+    if (r.exported) return import_array(library_, like_, r.array);
     if (!r.scalar) return std::move(r.array);
     return py::reinterpret_steal<py::object>(PyObject_GetItem(r.array.ptr(), py::tuple().ptr()));
   };

@@ -37,8 +37,8 @@ class Binder {
   } axes_[kMaxSlots];    // by DIM slot: the axes that it stands for
   struct Result {
     int field;
-    py::object array;
-    bool scalar;
+    py::object array;  // or the capsule of an export
+    bool scalar, exported;
   };
   std::vector<Result> results_;
   struct Temporary {
@@ -51,13 +51,16 @@ class Binder {
   double numbers_[kMaxFields];
   i64 counters_[kMaxFields];
 
-  std::string where(const Field& f) const { return op_.name + ": " + f.name; }
+  std::string where(const Field& f) const {
+    return op_.name + ": " + (f.is_result() ? "out (" + f.name + ")" : f.name);
+  }
   [[noreturn]] void wrong_shape(const Field& f, const View& v) const;
   [[noreturn]] void wrong_dtype(const Field& f, PyObject* object) const;
   std::string expected(const Field& f) const;
 
   [[noreturn]] void wrong_inner(int b) const;
 
+  i64 last_axis() const;
   i64 product(const i64* shape, int count, const Field& f) const;
   void bind_number(int i);
   void bind_choice(int i);

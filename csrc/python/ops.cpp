@@ -79,24 +79,32 @@ py::object call_once(const PyOp& op, const Values& values) {
 
 bool is_list(PyObject* o) { return o && (PyList_Check(o) || PyTuple_Check(o)); }
 
-// Arrays updated by different elements of a list call must not share memory.
+// An array that one element of a list call updates must not share memory with another element's.
 void refuse_shared(const OpInfo& op, const std::vector<std::unique_ptr<Binder>>& binders) {
   struct Piece {
     const char *low, *high;
+    size_t element;
+    bool written;
     std::string name;
   };
   std::vector<Piece> pieces;
   for (size_t b = 0; b < binders.size(); b++)
     for (size_t i = 0; i < op.fields.size(); i++) {
       const View& v = binders[b]->view(static_cast<int>(i));
-      if (!op.fields[i].is_inout() || !v.object || v.size() == 0) continue;
+      if (!v.object || v.size() == 0) continue;
       auto [low, high] = v.extent();
-      pieces.push_back({low, high, op.fields[i].name + "[" + std::to_string(b) + "]"});
+      pieces.push_back({low, high, b, op.fields[i].is_inout(), op.fields[i].name + "[" + std::to_string(b) + "]"});
     }
   std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.low < b.low; });
-  for (size_t i = 1; i < pieces.size(); i++)
-    if (pieces[i].low < pieces[i - 1].high)
-      throw py::value_error(op.name + ": " + pieces[i - 1].name + " and " + pieces[i].name + " overlap in memory");
+  // The pieces reaching furthest so far: of all, and of those written.
+  const Piece *any = nullptr, *written = nullptr;
+  for (const Piece& p : pieces) {
+    const Piece* other = p.written ? any : written;
+    if (other && p.low < other->high && p.element != other->element)
+      throw py::value_error(op.name + ": " + other->name + " and " + p.name + " overlap in memory");
+    if (!any || p.high > any->high) any = &p;
+    if (p.written && (!written || p.high > written->high)) written = &p;
+  }
 }
 
 // The lists among the arguments as tuples of their own: another thread may change a list.
@@ -181,11 +189,14 @@ std::string default_text(const Field& f) {
 std::string signature(const PyOp& op) {
   std::string text = op.info->name + "(";
   bool star = false;
+  int last_required = -1;  // an argument before it by position has no default, though it may be None
+  for (int p : op.parameters)
+    if (!op.info->fields[p].keyword_only && !op.info->fields[p].optional()) last_required = p;
   auto add = [&](const std::string& piece) { text += (text.back() == '(' ? "" : ", ") + piece; };
   for (int p : op.parameters) {
     const Field& f = op.info->fields[p];
     if (f.keyword_only && !star) add("*"), star = true;
-    add(f.name + (f.optional() ? "=" + default_text(f) : ""));
+    add(f.name + (f.optional() && p > last_required ? "=" + default_text(f) : ""));
   }
   if ((op.has_out || op.has_dtype) && !star) add("*");
   if (op.has_dtype) add("dtype='float32'");
