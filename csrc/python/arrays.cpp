@@ -109,7 +109,8 @@ void check_torch(PyObject* object, const char* op, const char* name) {
                          " requires grad, which these functions don't record; use fastnn.torch, or .detach()");
 }
 
-[[noreturn]] void unreadable(const char* op, const char* name, const std::exception& why) {
+[[noreturn]] void unreadable(const char* op, const char* name, const py::error_already_set& why) {
+  if (!why.matches(PyExc_Exception)) throw;  // a KeyboardInterrupt, which came meanwhile
   throw py::type_error(std::string(op) + ": " + name + " can't be read through DLPack: " + why.what());
 }
 
@@ -262,7 +263,8 @@ std::string describe(PyObject* object) {
     std::string dtype = py::str(py::getattr(object, "dtype"));
     if (dtype.starts_with("torch.")) dtype = dtype.substr(6);
     return dtype + " " + std::string(py::str(py::tuple(py::getattr(object, "shape"))));
-  } catch (py::error_already_set&) {
+  } catch (py::error_already_set& e) {
+    if (!e.matches(PyExc_Exception)) throw;
     return Py_TYPE(object)->tp_name;
   }
 }

@@ -461,10 +461,12 @@ void Binder::bind_out(int i, PyObject* given) {
   }
   std::vector<i64> shape = result_shape(f);
   DType dtype = dtype_of(f.type, call.f64);
-  std::string must = where(f) + " must be " + (dtype == DType::f32 ? "float32" : dtype == DType::f64 ? "float64" : dtype == DType::i64_ ? "int64" : dtype == DType::u8_ ? "uint8" : "bool") +
-                     " of shape " + shape_text(shape.data(), static_cast<int>(shape.size())) + ", got " + describe(given);
-  if (v.dtype != dtype) raise("DTypeError", must);
-  if (v.ndim != static_cast<int>(shape.size()) || !std::equal(shape.begin(), shape.end(), v.shape)) raise("ShapeError", must);
+  auto must = [&] {  // on refusal only: describing an array runs Python code
+    const char* name = dtype == DType::f32 ? "float32" : dtype == DType::f64 ? "float64" : dtype == DType::i64_ ? "int64" : dtype == DType::u8_ ? "uint8" : "bool";
+    return where(f) + " must be " + name + " of shape " + shape_text(shape.data(), static_cast<int>(shape.size())) + ", got " + describe(given);
+  };
+  if (v.dtype != dtype) raise("DTypeError", must());
+  if (v.ndim != static_cast<int>(shape.size()) || !std::equal(shape.begin(), shape.end(), v.shape)) raise("ShapeError", must());
   require_writeable(f, v);
   use_memory(i, true);
   if (!call.slots[f.slot].p) call.slots[f.slot].p = &numbers_[i];  // a zero-size array without memory
