@@ -1,99 +1,109 @@
-// y = act(op(a) @ op(b) + bias) in one pass over y per 256 terms. Blocks of the left factor are
-// packed for L2 and panels of the right factor for L1 (Goto & van de Geijn, 2008), each thread its
-// own, so nobody waits; the register tile reads a factor in place where a copy would not pay. An
-// element is the sum, in order, of FMA chains of 256 terms, plus the bias: its bits depend on its
-// row, its column and k alone, never on how the work is cut.
+// y = act(op(a) @ op(b) + bias), passing over y once per 256 terms. Tiles of the left factor are
+// read in place whatever their strides; the right factor is read in place too where its columns are
+// contiguous and the rows are few, else packed: for one tile of rows on the way, for more in blocks
+// for L2, each thread its own, so nobody waits (Goto & van de Geijn, 2008). Narrow or small results
+// are computed transposed. An element is the sum, in order, of FMA chains of 256 terms, plus the
+// bias: its bits depend on its row, its column and k alone, never on how the work is cut.
 #include "../core/matmul_plan.h"
 #include "simd/activations.h"
-#include "simd/matmul_pack.h"
+#include "simd/matmul_tile.h"
 
 namespace {
 
 template <class T> constexpr i64 kLanes = Vec<T>::lanes;
+template <class T> i64 count_vecs(i64 n) { return (n + kLanes<T> - 1) / kLanes<T>; }
+inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
-template <class T> using TileFn = void (*)(const Tile<T>&);
+// How a tile gets at the right factor.
+enum Access { kInPlace, kTransposing, kInBlock };
 
-// tile<T, R, V> for the R that equals `rows`, R * V sums having room in the registers.
-template <class T, int V, int R = kTileRows<T>> TileFn<T> find_tile(i64 rows) {
-  if constexpr (R > 1) {
-    if (rows != R) return find_tile<T, V, R - 1>(rows);
-  }
-  return tile<T, R, R * V <= kTileRows<T> * kTileVecs<T> ? V : 1>;
-}
-template <class T> TileFn<T> find_tile(i64 rows, i64 vecs) {
-  switch (vecs) {
-    case 1: return find_tile<T, 1>(rows);
-    case 2: return find_tile<T, 2>(rows);
-    case 4: return find_tile<T, 4>(rows);
-    default: return find_tile<T, 16>(rows);
-  }
-}
-
-// Most Vecs across for a tile of `rows` rows and at most `columns` columns.
-template <class T> i64 tile_vecs(i64 rows, i64 columns, i64 most) {
-  i64 vecs = 1;
-  const i64 sums = kTileRows<T> * kTileVecs<T>;
-  for (i64 v = 2; v <= most; v *= v == 4 ? 4 : 2) {
-    if (v * rows <= sums && (v - 1) * kLanes<T> < columns) vecs = v;
-  }
-  return vecs;
-}
-
-// result (m, n) = left (m, k) @ right (k, n): y, or its transpose when y is too narrow for Vecs.
+// result (m, n) = left (m, k) @ right (k, n): y, or its transpose.
 template <class T> struct Product {
   const matmul_args<T>& a;
-  bool transposed, exact;
-  View<T> left, right;
-  i64 m, n, k;
-  i64 row_tiles;
-  T *left_block, *panel, *result;
+  const bool transposed, exact;
+  const View<T> left, right;
+  const i64 m, n, k;
+  i64 row_tiles, widest;            // tiles of rows; Vecs across a tile
+  i64 block_tiles, block_columns;   // computed at once
   i64 result_rs;
+  T *block, *left_tile, *result;    // this thread's workspace; result is y if not transposed
 
-  Product(const matmul_args<T>& args, bool swap)
+  Product(const matmul_args<T>& args, bool swap, char* slot, const MatmulSlot& size)
       : a(args), transposed(swap), exact(args.precision != 1),
         left(swap ? View<T>{args.b, args.b_cs, args.b_rs} : View<T>{args.a, args.a_rs, args.a_cs}),
         right(swap ? View<T>{args.a, args.a_cs, args.a_rs} : View<T>{args.b, args.b_rs, args.b_cs}),
-        m(swap ? args.n : args.m), n(swap ? args.m : args.n), k(args.k),
-        row_tiles((m + kTileRows<T> - 1) / kTileRows<T>) {}
+        m(swap ? args.n : args.m), n(swap ? args.m : args.n), k(args.k) {
+    const i64 height = least(kTallest<T>, kSums<T> / least(kTileVecs<T>, count_vecs<T>(n)));
+    row_tiles = m <= kTallest<T> ? 1 : (m + height - 1) / height;
+    const i64 rows = (m + row_tiles - 1) / row_tiles;
+    for (widest = 1; widest < 16 && 2 * widest * rows <= kSums<T>;) widest *= 2;
+    block_tiles = transposed ? kResultRows / rows : row_tiles;
+    block_columns = transposed ? kResultVecs * kLanes<T> : kBlockVecs * kLanes<T>;
+    if (access(row_tiles) == kTransposing) block_columns = kNarrow<T> * kLanes<T>;
+    // Room for whole transposing tiles, which a rest of one tile of rows uses.
+    const i64 across = (count_vecs<T>(n) + kNarrow<T> - 1) / kNarrow<T> * kNarrow<T>;
+    result_rs = transposed ? least(block_columns, across * kLanes<T>) : n;
+    block = reinterpret_cast<T*>(slot);
+    left_tile = reinterpret_cast<T*>(slot + size.block);
+    result = transposed ? reinterpret_cast<T*>(slot + size.block + size.tile) : a.y;
+  }
+
+  Access access(i64 tiles) const {
+    constexpr i64 few = 64;  // tiles of rows; beyond, a packed copy pays
+    if (exact && right.cs == 1 && tiles <= few) return kInPlace;
+    return tiles == 1 ? kTransposing : kInBlock;
+  }
 
   i64 tile_row(i64 t) const { return m * t / row_tiles; }  // tiles of equal height, or one less
 
-  void use(char* slot, const MatmulSlot& size) {
-    left_block = reinterpret_cast<T*>(slot);
-    panel = reinterpret_cast<T*>(slot + size.left);
-    result = transposed ? reinterpret_cast<T*>(slot + size.left + size.panel) : a.y;
-    result_rs = transposed ? kResultVecs * kLanes<T> : n;
+  // Vecs across the next tile when so many columns are left: whole ones, or 1.
+  i64 tile_vecs(i64 columns) const {
+    i64 vecs = widest;
+    while (vecs > 1 && vecs * kLanes<T> > columns) vecs /= 2;
+    return vecs;
   }
 
-  // A tile's rows are kept in the order they have: copying needs no transposing.
-  View<T> pack_left(i64 i0, i64 i1, i64 k0, i64 terms) const {
-    View<T> from = left.at(i0, k0);
-    const i64 rows = i1 - i0;
-    if (from.cs == 1 || from.rs != 1) {
-      const i64 rs = ((terms + kLanes<T> - 1) / kLanes<T> + 1) * kLanes<T>;
-      pack(from, rows, terms, left_block, rs);
-      if (!exact) round_to_bfloat16(left_block, rows * rs);
-      return {left_block, rs, 1};
+  // A tile of the left factor in bfloat16; rows or columns are kept as they are.
+  View<T> round_left(View<T> from, i64 rows, i64 terms) const {
+    const bool by_column = from.rs == 1 && from.cs != 1;
+    const i64 across = by_column ? rows : terms, down = by_column ? terms : rows;
+    const i64 stride = count_vecs<T>(across) * kLanes<T>;
+    pack(by_column ? View<T>{from.p, from.cs, 1} : from, down, across, left_tile, stride, 0);
+    round_to_bfloat16(left_tile, down * stride);
+    return by_column ? View<T>{left_tile, 1, stride} : View<T>{left_tile, stride, 1};
+  }
+
+  // The right factor's columns j0..j1, tile after tile.
+  void pack_block(i64 k0, i64 terms, i64 j0, i64 j1) const {
+    const bool by_row = right.cs == 1;  // read rows whole
+    const i64 step = by_row ? 1 : terms, ahead = by_row ? right.rs : kLanes<T> * right.cs;
+    for (i64 t = 0; t < terms; t += step) {
+      for (i64 j = j0, columns; j < j1; j += columns) {
+        const i64 width = tile_vecs(j1 - j) * kLanes<T>;
+        columns = least(width, j1 - j);
+        T* to = block + (j - j0) * terms + t * width;
+        pack(right.at(k0 + t, j), step, columns, to, width, ahead);
+      }
     }
-    pack(View<T>{from.p, from.cs, 1}, terms, rows, left_block, rows);
-    if (!exact) round_to_bfloat16(left_block, rows * terms);
-    return {left_block, 1, rows};
+    if (!exact) round_to_bfloat16(block, count_vecs<T>(j1 - j0) * kLanes<T> * terms);
   }
 
-  void pack_panel(i64 k0, i64 terms, i64 j, i64 columns, i64 width) const {
-    pack(right.at(k0, j), terms, columns, panel, width);
-    for (i64 t = 0; t < terms && columns < width; t++) {
-      for (i64 q = columns; q < width; q++) panel[t * width + q] = 0;
+  // Fetches part begin..end of total of the left factor's tile that comes next into the L2 cache.
+  void fetch(View<T> next, i64 rows, i64 terms, i64 begin, i64 end, i64 total) const {
+    const bool by_column = next.rs == 1;
+    const i64 down = by_column ? terms : rows, across = by_column ? rows : terms;
+    const i64 stride = by_column ? next.cs : next.rs;
+    for (i64 i = down * begin / total; i < down * end / total; i++) {
+      for (i64 j = 0; j < across; j += kLanes<T>) __builtin_prefetch(next.p + i * stride + j, 0, 2);
     }
-    if (!exact) round_to_bfloat16(panel, terms * width);
   }
 
-  // Rows i0..i1 and columns j0..j1 of y: the sum lies there, the rest is added.
+  // Rows i0..i1, columns j0..j1 of y, where the product lies: adds the bias, applies the activation.
   void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
     if (!a.bias && a.activation < 0 && !a.preactivation) return;
     for (i64 i = i0; i < i1; i++) {
       for (i64 j = j0; j < j1; j += kLanes<T>) {
-        const i64 at = i * a.n + j, count = j1 - j < kLanes<T> ? j1 - j : kLanes<T>;
+        const i64 at = i * a.n + j, count = least(kLanes<T>, j1 - j);
         Vec<T> x = load_n(a.y + at, count);
         if (a.bias) x = x + load_n(a.bias + j, count);
         if (a.preactivation) store_n(a.preactivation + at, x, count);
@@ -102,83 +112,98 @@ template <class T> struct Product {
     }
   }
 
-  // Tiles t0..t1 of rows, columns j0..j1.
-  void block(i64 t0, i64 t1, i64 j0, i64 j1) const {
-    const i64 i0 = tile_row(t0), i1 = tile_row(t1);
-    const i64 tallest = (m + row_tiles - 1) / row_tiles;
-    for (i64 k0 = 0;;) {
-      const i64 terms = k - k0 < kTerms ? k - k0 : i64(kTerms);
-      const bool last = k0 + terms == k;
-      View<T> block = pack_left(i0, i1, k0, terms);
-      for (i64 j = j0; j < j1;) {
-        const bool in_place = exact && right.cs == 1 && t1 - t0 == 1 && j1 - j >= kLanes<T>;
-        const i64 vecs = tile_vecs<T>(tallest, in_place ? (j1 - j) / kLanes<T> * kLanes<T> : j1 - j,
-                                      in_place ? 16 : i64(kPanelVecs));
-        const i64 width = vecs * kLanes<T>, columns = j1 - j < width ? j1 - j : width;
-        if (!in_place) pack_panel(k0, terms, j, columns, width);
-        Tile<T> args{block, in_place ? right.at(k0, j).p : panel, in_place ? right.rs : width,
-                     nullptr, result_rs, terms, columns, k0 > 0};
-        for (i64 t = t0; t < t1; t++) {
-          const i64 row = tile_row(t), rows = tile_row(t + 1) - row;
-          args.left = block.at(row - i0, 0);
-          args.out = result + row * result_rs + (transposed ? j - j0 : j);
-          find_tile<T>(rows, vecs)(args);
-          if (last && !transposed) finish(row, row + rows, j, j + columns);
-        }
-        j += columns;
+  // A tile that reaches beyond the last column goes through a buffer.
+  void run_part(TileFn<T> f, Tile<T> t, i64 rows, i64 width) const {
+    alignas(64) T sums[kSums<T> * kLanes<T>];
+    T* out = t.out;
+    const bool add = t.add;
+    t.out = sums, t.out_rs = width, t.add = false;
+    f(t);
+    for (i64 i = 0; i < rows; i++) {
+      for (i64 j = 0; j < t.columns; j += kLanes<T>) {
+        const i64 at = i * result_rs + j, count = least(kLanes<T>, t.columns - j);
+        const Vec<T> x = load(sums + i * width + j);
+        store_n(out + at, add ? load_n(out + at, count) + x : x, count);
       }
-      k0 += terms;
-      if (last) break;
     }
-    if (!transposed) return;
-    for (i64 j = j0; j < j1; j++) {
-      for (i64 i = i0; i < i1; i++) a.y[j * a.n + i] = result[i * result_rs + j - j0];
-    }
-    finish(j0, j1, i0, i1);
   }
 
-  void rectangle(i64 t0, i64 t1, i64 j0, i64 j1) const {
-    const i64 tiles = 4 * kLeftRows / i64(sizeof(T)) / kTileRows<T>;
-    const i64 columns = transposed ? kResultVecs * kLanes<T> : n;
-    for (i64 t = t0; t < t1; t += tiles) {
-      for (i64 j = j0; j < j1; j += columns) {
-        block(t, t + tiles < t1 ? t + tiles : t1, j, j + columns < j1 ? j + columns : j1);
+  // Tiles t0..t1 of rows, columns j0..j1.
+  void compute(i64 t0, i64 t1, i64 j0, i64 j1) const {
+    const Access how = access(t1 - t0);
+    const i64 first_row = tile_row(t0), end_row = tile_row(t1);
+    for (i64 k0 = 0, terms; k0 == 0 || k0 < k; k0 += terms) {
+      terms = least(k - k0, kTerms);
+      const bool last = k0 + terms == k;
+      if (how == kInBlock) pack_block(k0, terms, j0, j1);
+      for (i64 t = t0; t < t1; t++) {
+        const i64 row = tile_row(t), rows = tile_row(t + 1) - row;
+        Tile<T> tile{left.at(row, k0), {}, nullptr, nullptr, result_rs, terms, 0, k0 > 0, exact};
+        if (!exact) tile.left = round_left(tile.left, rows, terms);
+        for (i64 j = j0; j < j1; j += tile.columns) {
+          const i64 vecs = how == kTransposing ? kNarrow<T> : tile_vecs(j1 - j);
+          const i64 width = vecs * kLanes<T>, end = least(j + width, j1);
+          tile.columns = end - j;
+          tile.right = how == kInBlock ? View<T>{block + (j - j0) * terms, width, 1} : right.at(k0, j);
+          tile.next = right.at(last ? 0 : k0 + terms, last ? j1 : j).p;
+          tile.out = result + (transposed ? (row - first_row) * result_rs + j - j0 : row * n + j);
+          if (t + 1 < t1) fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
+          const auto f = how == kTransposing ? find_transposing_tile<T>(rows) : find_tile<T>(rows, vecs);
+          if (transposed || tile.columns == width) {
+            f(tile);
+          } else {
+            run_part(f, tile, rows, width);
+          }
+          if (last && !transposed) finish(row, row + rows, j, end);
+        }
+      }
+      if (k == 0) break;
+    }
+    if (!transposed) return;
+    const View<T> from{result, 1, result_rs};
+    pack_columns(from, j1 - j0, end_row - first_row, a.y + j0 * a.n + first_row, a.n, 0);
+    finish(j0, j1, first_row, end_row);
+  }
+
+  // Any tiles of rows and columns, cut for the caches.
+  void compute_all(i64 t0, i64 t1, i64 j0, i64 j1) const {
+    for (i64 t = t0; t < t1; t += block_tiles) {
+      for (i64 j = j0; j < j1; j += block_columns) {
+        compute(t, least(t + block_tiles, t1), j, least(j + block_columns, j1));
       }
     }
   }
 };
 
+// Whether the transposed product takes less time, in tenths of a cycle per term: multiplying, and
+// transposing the right factor (on the way for one tile of rows) and the result.
+template <class T> bool better_transposed(const matmul_args<T>& a) {
+  if (a.n > kLanes<T> && a.m > kResultVecs * kLanes<T>) return false;
+  auto cost = [&](i64 m, i64 n, bool contiguous, i64 passes) {
+    return 10 * m * count_vecs<T>(n) + (contiguous ? 0 : m <= kTallest<T> ? n : 4 * n * passes);
+  };
+  const i64 passes = (a.n + kResultRows - 1) / kResultRows, result = 4 * a.m * a.n / (a.k + 1);
+  return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
+}
+
 }  // namespace
 
+// The work is cut into units of a tile of rows by a group of columns, consecutive ones in the same
+// columns. A thread computes the whole groups it has got at once.
 KERNEL(matmul) {
   if (a.m == 0 || a.n == 0) return;
-  const i64 lanes = kLanes<T>;
-  auto vecs = [&](i64 n) { return (n + lanes - 1) / lanes; };
-  // Costs in cycles per term.
-  const i64 straight = 4 * a.m * vecs(a.n) + (a.b_cs == 1 ? 0 : a.n);
-  const i64 swapped = 4 * a.n * vecs(a.m) + (a.a_rs == 1 ? 0 : a.m);
-  Product<T> p(a, a.n <= lanes && swapped < straight);
-
-  // Units of a tile of rows by a few panels, consecutive ones in the same columns.
-  const i64 panels = (p.n + kTileVecs<T> * lanes - 1) / (kTileVecs<T> * lanes);
-  i64 group = p.row_tiles == 1 ? 1 : panels / 8;
-  group = group < 1 ? 1 : group > 4 ? 4 : group;
-  const i64 groups = (panels + group - 1) / group, columns = group * kTileVecs<T> * lanes;
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
-  p.use(a.scratch + team.rank * size.bytes(), size);
+  const Product<T> p(a, better_transposed(a), a.scratch + team.rank * size.bytes(), size);
+  const i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>, most = (p.n + width - 1) / width;
+  const i64 together = p.row_tiles == 1 || most < 16 ? 1 : 2;
+  const i64 columns = together * width, groups = (p.n + columns - 1) / columns;
   share_range(team, groups * p.row_tiles, 1, [&](i64 begin, i64 end) {
     while (begin < end) {
-      const i64 g = begin / p.row_tiles, t0 = begin % p.row_tiles;
-      const i64 whole = (end - begin) / p.row_tiles;  // groups of columns
-      i64 t1 = p.row_tiles, g1 = g + 1;
-      if (t0 == 0 && whole > 0) {
-        g1 = g + whole;
-      } else if (end - begin < p.row_tiles - t0) {
-        t1 = t0 + end - begin;
-      }
-      const i64 j1 = g1 * columns < p.n ? g1 * columns : p.n;
-      p.rectangle(t0, t1, g * columns, j1);
-      begin += (t1 - t0) * (g1 - g);
+      const i64 group = begin / p.row_tiles, t0 = begin % p.row_tiles;
+      const i64 whole = t0 == 0 ? (end - begin) / p.row_tiles : 0, taken = whole ? whole : 1;
+      const i64 t1 = whole ? p.row_tiles : least(p.row_tiles, t0 + end - begin);
+      p.compute_all(t0, t1, group * columns, least((group + taken) * columns, p.n));
+      begin += (t1 - t0) * taken;
     }
   });
 }

@@ -1,77 +1,125 @@
-// Copies of parts of a factor, laid out for the register tile.
+// Copies of parts of a factor, laid out for the register tile of the matrix product. Transposes go
+// through 32-byte vectors of the compiler, two squares at once, one in each half: the same code at
+// every ISA level.
 #pragma once
 #include <string.h>
 
-#include "matmul_tile.h"
+#include "vec.h"
 
 namespace {
 
-// Four rows of four in 16- or 32-byte vectors of the compiler: the same code at every level.
-template <class T> struct Square {
-  typedef T Row __attribute__((vector_size(4 * sizeof(T))));
+// Element (i, j) of a matrix is p[i * rs + j * cs].
+template <class T> struct View {
+  const T* p;
+  i64 rs, cs;
+  View at(i64 i, i64 j) const { return {p + i * rs + j * cs, rs, cs}; }
+};
+
+template <class T> constexpr i64 kSide = 16 / sizeof(T);  // of a square
+template <class T> struct Squares {
+  typedef T Half __attribute__((vector_size(16)));
+  typedef T Row __attribute__((vector_size(32)));
   typedef decltype(Row{} < Row{}) Index;
 };
 
-// to[k * to_rs + j] = from[k + j * from_cs] for k, j < 4.
-template <class T> FNN_INLINE void transpose4(const T* from, i64 from_cs, T* to, i64 to_rs) {
-  typename Square<T>::Row a, b, c, d;
-  typedef typename Square<T>::Index Index;
-  memcpy(&a, from, sizeof a);
-  memcpy(&b, from + from_cs, sizeof a);
-  memcpy(&c, from + 2 * from_cs, sizeof a);
-  memcpy(&d, from + 3 * from_cs, sizeof a);
-  auto ab_lo = __builtin_shuffle(a, b, Index{0, 4, 1, 5});
-  auto ab_hi = __builtin_shuffle(a, b, Index{2, 6, 3, 7});
-  auto cd_lo = __builtin_shuffle(c, d, Index{0, 4, 1, 5});
-  auto cd_hi = __builtin_shuffle(c, d, Index{2, 6, 3, 7});
-  a = __builtin_shuffle(ab_lo, cd_lo, Index{0, 1, 4, 5});
-  b = __builtin_shuffle(ab_lo, cd_lo, Index{2, 3, 6, 7});
-  c = __builtin_shuffle(ab_hi, cd_hi, Index{0, 1, 4, 5});
-  d = __builtin_shuffle(ab_hi, cd_hi, Index{2, 3, 6, 7});
-  memcpy(to, &a, sizeof a);
-  memcpy(to + to_rs, &b, sizeof a);
-  memcpy(to + 2 * to_rs, &c, sizeof a);
-  memcpy(to + 3 * to_rs, &d, sizeof a);
+FNN_INLINE void load_halves(const float* lo, const float* hi, Squares<float>::Row& r) {
+  Squares<float>::Half a, b;
+  memcpy(&a, lo, 16);
+  memcpy(&b, hi, 16);
+  r = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+FNN_INLINE void load_halves(const double* lo, const double* hi, Squares<double>::Row& r) {
+  Squares<double>::Half a, b;
+  memcpy(&a, lo, 16);
+  memcpy(&b, hi, 16);
+  r = __builtin_shufflevector(a, b, 0, 1, 2, 3);
 }
 
-// n elements, contiguous at both ends.
-template <class T> FNN_INLINE void copy_row(const T* from, T* to, i64 n) {
-  i64 i = 0;
-  for (; i + Vec<T>::lanes <= n; i += Vec<T>::lanes) store(to + i, load(from + i));
-  if (i < n) store_n(to + i, load_n(from + i, n - i), n - i);
+// to[i * to_rs + j] = from[i + j * cs] for i < kSide, j < 2 * kSide.
+FNN_INLINE void transpose_squares(const float* from, i64 cs, float* to, i64 to_rs) {
+  typedef Squares<float>::Index Index;
+  const Index lo{0, 8, 1, 9, 4, 12, 5, 13}, hi{2, 10, 3, 11, 6, 14, 7, 15};
+  const Index left{0, 1, 8, 9, 4, 5, 12, 13}, right{2, 3, 10, 11, 6, 7, 14, 15};
+  Squares<float>::Row r[4];
+  for (i64 j = 0; j < 4; j++) load_halves(from + j * cs, from + (j + 4) * cs, r[j]);
+  auto a = __builtin_shuffle(r[0], r[1], lo), b = __builtin_shuffle(r[2], r[3], lo);
+  auto c = __builtin_shuffle(r[0], r[1], hi), d = __builtin_shuffle(r[2], r[3], hi);
+  r[0] = __builtin_shuffle(a, b, left), r[1] = __builtin_shuffle(a, b, right);
+  r[2] = __builtin_shuffle(c, d, left), r[3] = __builtin_shuffle(c, d, right);
+  for (i64 i = 0; i < 4; i++) memcpy(to + i * to_rs, &r[i], sizeof r[i]);
+}
+FNN_INLINE void transpose_squares(const double* from, i64 cs, double* to, i64 to_rs) {
+  typedef Squares<double>::Index Index;
+  Squares<double>::Row a, b;
+  load_halves(from, from + 2 * cs, a);
+  load_halves(from + cs, from + 3 * cs, b);
+  auto lo = __builtin_shuffle(a, b, Index{0, 4, 2, 6}), hi = __builtin_shuffle(a, b, Index{1, 5, 3, 7});
+  memcpy(to, &lo, sizeof lo);
+  memcpy(to + to_rs, &hi, sizeof hi);
 }
 
-// The first `rows` x `columns` of a matrix into rows of to_rs elements.
-template <class T> void pack(View<T> from, i64 rows, i64 columns, T* to, i64 to_rs) {
-  if (from.cs == 1) {
-    for (i64 i = 0; i < rows; i++) copy_row(from.p + i * from.rs, to + i * to_rs, columns);
-    return;
-  }
-  // 16 rows at a time: whole cache lines of a transposed matrix.
-  const bool transposed = from.rs == 1;
-  for (i64 i0 = 0; i0 < rows; i0 += 16) {
-    const i64 i1 = i0 + 16 < rows ? i0 + 16 : rows;
-    for (i64 j = 0; j < columns; j += 4) {
-      i64 i = i0;
-      if (transposed && j + 4 <= columns) {
-        for (; i + 4 <= i1; i += 4) transpose4(from.at(i, j).p, from.cs, to + i * to_rs + j, to_rs);
+// A matrix of at most lanes x lanes into rows of stride to_rs.
+template <class T> void pack_corner(View<T> from, i64 rows, i64 columns, T* to, i64 to_rs) {
+  for (i64 j = 0; j < columns; j += 2 * kSide<T>) {
+    const i64 end = columns < j + 2 * kSide<T> ? columns : j + 2 * kSide<T>;
+    i64 i = 0;
+    if (from.rs == 1 && end - j == 2 * kSide<T>) {
+      for (; i + kSide<T> <= rows; i += kSide<T>) {
+        transpose_squares(from.at(i, j).p, from.cs, to + i * to_rs + j, to_rs);
       }
-      const i64 j1 = j + 4 < columns ? j + 4 : columns;
-      for (; i < i1; i++) {
-        for (i64 q = j; q < j1; q++) to[i * to_rs + q] = *from.at(i, q).p;
+    }
+    for (; i < rows; i++) {
+      for (i64 q = j; q < end; q++) to[i * to_rs + q] = *from.at(i, q).p;
+    }
+  }
+}
+
+// Any matrix into rows of stride to_rs; its strides suggest to go down the columns. What lies
+// `ahead` elements further is fetched from memory meanwhile.
+template <class T>
+void pack_columns(View<T> from, i64 rows, i64 columns, T* to, i64 to_rs, i64 ahead) {
+  constexpr i64 lanes = Vec<T>::lanes;  // whole cache lines at both ends
+  for (i64 j = 0; j < columns; j += lanes) {
+    const i64 across = columns - j < lanes ? columns - j : lanes;
+    for (i64 i = 0; i < rows; i += lanes) {
+      const i64 down = rows - i < lanes ? rows - i : lanes;
+      const View<T> corner = from.at(i, j);
+      for (i64 q = 0; q < across; q++) __builtin_prefetch(corner.at(0, q).p + ahead, 0, 2);
+      if (down == lanes && across == lanes) {
+        pack_corner(corner, lanes, lanes, to + i * to_rs + j, to_rs);
+      } else {
+        pack_corner(corner, down, across, to + i * to_rs + j, to_rs);
       }
     }
   }
 }
 
-// To the nearest bfloat16, ties to even; NaN stays NaN, infinity infinity.
-FNN_INLINE Vec<float> bfloat16(Vec<float> x) {
-  IntVec<float> u = bits(x), odd = shift_right(u, 16) & set1_int<float>(1);
-  u = (u + set1_int<float>(0x7fff) + odd) & set1_int<float>(-0x10000);
-  return select(isnan(x), x, from_bits(u));
+// Any matrix into rows of whole Vecs, zeros behind its columns.
+template <class T> void pack(View<T> from, i64 rows, i64 columns, T* to, i64 to_rs, i64 ahead) {
+  constexpr i64 lanes = Vec<T>::lanes;
+  if (from.cs != 1) {
+    const i64 padded = (columns + lanes - 1) / lanes * lanes;
+    for (i64 i = 0; columns < padded && i < rows; i++) store(to + i * to_rs + padded - lanes, zero<T>());
+    return pack_columns(from, rows, columns, to, to_rs, ahead);
+  }
+  for (i64 i = 0; i < rows; i++, from.p += from.rs, to += to_rs) {
+    i64 j = 0;
+    for (; j + lanes <= columns; j += lanes) {
+      store(to + j, load(from.p + j));
+      __builtin_prefetch(from.p + j + ahead, 0, 2);
+    }
+    if (j < columns) store(to + j, load_n(from.p + j, columns - j));
+  }
 }
+
+// To the nearest bfloat16, ties to even; NaN stays NaN.
 inline void round_to_bfloat16(float* p, i64 n) {
-  for (i64 i = 0; i < n; i += Vec<float>::lanes) store(p + i, bfloat16(load(p + i)));
+  for (i64 i = 0; i < n; i += Vec<float>::lanes) {
+    const Vec<float> x = load(p + i);
+    IntVec<float> u = bits(x), odd = shift_right(u, 16) & set1_int<float>(1);
+    u = (u + set1_int<float>(0x7fff) + odd) & set1_int<float>(-0x10000);
+    store(p + i, select(isnan(x), x, from_bits(u)));
+  }
 }
 inline void round_to_bfloat16(double*, i64) {}
 

@@ -1,64 +1,149 @@
 // The register tile of the matrix product: R rows by V Vecs of sums stay in registers while the
 // terms go by, each term one broadcast of the left factor per row and V loads of the right factor.
-// Any strides on the left, so a transposed factor needs no transposing there. A sum is one FMA
-// chain in the order of the terms from 0, whatever the tile, so tiles of any shape are
+// The left factor may have any strides, so a transposed one needs no transposing. A sum is one FMA
+// chain in the order of the terms from 0, whatever the tile, so tiles of all shapes are
 // interchangeable bit for bit (register blocking: Goto & van de Geijn, 2008).
 #pragma once
-#include "vec.h"
+#include "matmul_pack.h"
 
 namespace {
 
-// Element (i, j) of a matrix is p[i * rs + j * cs].
-template <class T> struct View {
-  const T* p;
-  i64 rs, cs;
-  View at(i64 i, i64 j) const { return {p + i * rs + j * cs, rs, cs}; }
-};
-
 template <class T> struct Tile {
-  View<T> left;
-  const T* right;  // rows of whole Vecs
-  i64 right_rs;
-  T* out;
+  View<T> left, right;
+  const T* next;  // where the right factor's terms, then its columns go on
+  T* out;         // rows of whole Vecs
   i64 out_rs;
   i64 terms, columns;
-  bool add;  // to what is in out
+  bool add;       // to what is in out
+  bool exact;     // else a right factor that is transposed is rounded to bfloat16
 };
 
-template <class T, int R, int V> void tile(const Tile<T>& t) {
-  constexpr i64 lanes = Vec<T>::lanes;
-  Vec<T> sums[R][V];
+template <class T, int R, int V>
+FNN_INLINE void add_term(const T* left, i64 rs, const Vec<T> (&b)[V], Vec<T> (&sums)[R][V]) {
 #pragma GCC unroll 32
   for (int r = 0; r < R; r++) {
+    const Vec<T> a = set1(left[r * rs]);
 #pragma GCC unroll 32
-    for (int v = 0; v < V; v++) sums[r][v] = zero<T>();
+    for (int v = 0; v < V; v++) sums[r][v] = fma(a, b[v], sums[r][v]);
   }
-  const T *left = t.left.p, *right = t.right;
-  const i64 rs = t.left.rs, cs = t.left.cs;
-  for (i64 k = 0; k < t.terms; k++, left += cs, right += t.right_rs) {
-    Vec<T> b[V];
-#pragma GCC unroll 32
-    for (int v = 0; v < V; v++) b[v] = load(right + v * lanes);
-#pragma GCC unroll 32
-    for (int r = 0; r < R; r++) {
-      Vec<T> a = set1(left[r * rs]);
-#pragma GCC unroll 32
-      for (int v = 0; v < V; v++) sums[r][v] = fma(a, b[v], sums[r][v]);
-    }
-  }
-  const i64 rest = t.columns - (V - 1) * lanes;
+}
+
+template <class T, int R, int V> FNN_INLINE void start(const Tile<T>& t, Vec<T> (&sums)[R][V]) {
+  constexpr i64 few = 32;  // terms over which memory can't be hidden
 #pragma GCC unroll 32
   for (int r = 0; r < R; r++) {
-    T* out = t.out + r * t.out_rs;
 #pragma GCC unroll 32
     for (int v = 0; v < V; v++) {
-      T* at = out + v * lanes;
-      if (v < V - 1 || rest == lanes) {
-        store(at, t.add ? load(at) + sums[r][v] : sums[r][v]);
-      } else {
-        store_n(at, t.add ? load_n(at, rest) + sums[r][v] : sums[r][v], rest);
+      sums[r][v] = zero<T>();
+      if (t.terms > few) __builtin_prefetch(t.out + r * t.out_rs + v * Vec<T>::lanes, 1);
+    }
+  }
+}
+
+template <class T, int R, int V> FNN_INLINE void put(const Tile<T>& t, Vec<T> (&sums)[R][V]) {
+  constexpr i64 lanes = Vec<T>::lanes;
+  T* out = t.out;
+  const i64 rs = t.out_rs;
+  if (t.add) {
+#pragma GCC unroll 32
+    for (int r = 0; r < R; r++) {
+#pragma GCC unroll 32
+      for (int v = 0; v < V; v++) sums[r][v] = load(out + r * rs + v * lanes) + sums[r][v];
+    }
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < R; r++) {
+#pragma GCC unroll 32
+    for (int v = 0; v < V; v++) store(out + r * rs + v * lanes, sums[r][v]);
+  }
+}
+
+// The right factor's columns are contiguous, and whole Vecs unless V is 1.
+template <class T, int R, int V> void tile(const Tile<T>& t) {
+  Vec<T> sums[R][V], b[V];
+  start(t, sums);
+  const Mask<T> mask = first_n<T>(V == 1 ? t.columns : 0);
+  const T *left = t.left.p, *right = t.right.p;
+  const i64 rs = t.left.rs, cs = t.left.cs, right_rs = t.right.rs;
+  for (i64 k = 0; k < t.terms; k++, left += cs, right += right_rs) {
+#pragma GCC unroll 32
+    for (int v = 0; v < V; v++) {
+      b[v] = V == 1 ? load_masked(right, mask) : load(right + v * Vec<T>::lanes);
+    }
+    add_term(left, rs, b, sums);
+  }
+  put(t, sums);
+}
+
+// The right factor has any strides: `lanes` terms at a time are transposed into a buffer while the
+// terms before them are multiplied, two squares with each term, on ports that FMAs leave free.
+template <class T, int R, int V> void transposing_tile(const Tile<T>& t) {
+  constexpr i64 lanes = Vec<T>::lanes, width = V * lanes, side = kSide<T>;
+  constexpr i64 down = lanes / side, pairs = down * (width / (2 * side)), each = 2 * side / down;
+  alignas(64) T buffers[2][lanes * width];
+  Vec<T> sums[R][V], b[V];
+  start(t, sums);
+  const bool squares = t.exact && t.right.rs == 1 && t.columns == width;
+  const T* left = t.left.p;
+  for (i64 k = -lanes; k < t.terms; k += lanes) {
+    const T* row = buffers[k / lanes & 1];
+    T* to = buffers[~(k / lanes) & 1];
+    const i64 now = k < 0 ? 0 : t.terms - k < lanes ? t.terms - k : lanes;
+    const i64 coming = t.terms - k - lanes < lanes ? t.terms - k - lanes : lanes;
+    const View<T> from = t.right.at(k + lanes, 0);
+    const i64 ahead = coming < lanes || k + 2 * lanes == t.terms ? t.next - from.p : lanes * from.rs;
+    const bool interleaved = squares && now == lanes && coming == lanes;
+    if (!interleaved && coming > 0) {
+      pack(from, coming, t.columns, to, width, ahead);
+      if (!t.exact) round_to_bfloat16(to, coming * width);
+    }
+    for (i64 i = 0; i < now; i++, left += t.left.cs, row += width) {
+#pragma GCC unroll 32
+      for (int v = 0; v < V; v++) b[v] = load(row + v * lanes);
+      add_term(left, t.left.rs, b, sums);
+      if (!interleaved) continue;
+      for (i64 p = i * pairs / lanes; p < (i + 1) * pairs / lanes; p++) {
+        const i64 i0 = p % down * side, j0 = p / down * (2 * side);
+        transpose_squares(from.at(i0, j0).p, from.cs, to + i0 * width + j0, width);
+        for (i64 q = 0; q < each; q++) {
+          __builtin_prefetch(from.at(0, j0 + p % down * each + q).p + ahead, 0, 2);
+        }
       }
     }
+  }
+  put(t, sums);
+}
+
+template <class T> using TileFn = void (*)(const Tile<T>&);
+
+template <class T> constexpr i64 kSums = kTileRows<T> * kTileVecs<T>;  // that fit the registers
+template <class T> constexpr i64 kTallest = 2 * kTileRows<T>;          // rows of any tile
+template <class T> constexpr i64 kNarrow = kTileVecs<T> / 2;           // Vecs of the tallest
+
+// The tile of so many rows.
+template <class T, int V, int R = int(V <= kNarrow<T> ? kTallest<T> : kSums<T> / V)>
+TileFn<T> find_tile(i64 rows) {
+  if constexpr (R > 1) {
+    if (rows != R) return find_tile<T, V, R - 1>(rows);
+  }
+  return tile<T, R, V>;
+}
+template <class T, int R = int(kTallest<T>)> TileFn<T> find_transposing_tile(i64 rows) {
+  if constexpr (R > 1) {
+    if (rows != R) return find_transposing_tile<T, R - 1>(rows);
+  }
+  return transposing_tile<T, R, int(kNarrow<T>)>;
+}
+
+// vecs: a power of two, 16 at most, with rows * vecs <= kSums.
+template <class T> TileFn<T> find_tile(i64 rows, i64 vecs) {
+  constexpr int sums = int(kSums<T>);
+  switch (vecs) {
+    case 1: return find_tile<T, 1>(rows);
+    case 2: return find_tile<T, 2>(rows);
+    case 4: return find_tile<T, sums < 4 ? 1 : 4>(rows);
+    case 8: return find_tile<T, sums < 8 ? 1 : 8>(rows);
+    default: return find_tile<T, sums < 16 ? 1 : 16>(rows);
   }
 }
 

@@ -9,8 +9,8 @@ template <> struct Mask<float> { __m256 v[2]; };
 template <> struct Mask<double> { __m256d v[2]; };
 template <class T> struct IntVec { __m256i v[2]; };
 
-template <class T> constexpr int kTileRows = 6;
-template <class T> constexpr int kTileVecs = 1;
+template <class T> constexpr int kTileRows = 3;
+template <class T> constexpr int kTileVecs = 2;
 
 // A function of registers, on both halves.
 #define FNN_BOTH1(f, a) {{f((a).v[0]), f((a).v[1])}}

@@ -14,8 +14,8 @@ template <> struct Mask<float> { __mmask16 m; };
 template <> struct Mask<double> { __mmask8 m; };
 template <class T> struct IntVec { __m512i v; };
 
-template <class T> constexpr int kTileRows = 14;
-template <class T> constexpr int kTileVecs = 2;
+template <class T> constexpr int kTileRows = 6;
+template <class T> constexpr int kTileVecs = 4;
 
 // ---- float ---------------------------------------------------------------------------------
 

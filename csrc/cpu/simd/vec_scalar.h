@@ -30,8 +30,8 @@ template <class T> struct Vec {
 template <class T> struct IntVec { Int<T> v[4]; };
 template <class T> struct Mask { Int<T> v[4]; };
 
-template <class T> constexpr int kTileRows = 4;
-template <class T> constexpr int kTileVecs = 1;
+template <class T> constexpr int kTileRows = 2;
+template <class T> constexpr int kTileVecs = 2;
 
 // An expression in i, for each of the four quarters.
 #define FNN_AT(n, ...) [&](int i) __attribute__((always_inline)) { return __VA_ARGS__; }(n)
