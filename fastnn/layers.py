@@ -240,7 +240,7 @@ class BatchNorm(BuiltIn):
     ) -> tuple[Array, Backprop]:
         """The normalised batch, with a relu if one is given, and its gradient."""
         self.first_use(x)
-        name = activation and activation.epilogue
+        name = activation.epilogue if activation else None
         gamma = self.params.get("weight")
         y, mean, rstd = ops.batch_norm(
             x,
@@ -547,6 +547,7 @@ class Dropout(BuiltIn):
         if not training:
             return x, _unchanged
         self.first_use(x)
+        assert self.seed is not None  # since build
         offset = self.offset if self.shared_counter else int(self.offset)
         y, mask = ops.dropout(x, self.p, seed=self.seed, offset=offset)
         if not self.shared_counter:

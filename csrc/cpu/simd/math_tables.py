@@ -7,8 +7,28 @@ the others fitted again to what is left.
 
 import random
 
-from mpmath import cholesky_solve, cos, erf, erfc, exp, fdot, floor, frexp, ldexp, linspace, log
-from mpmath import log1p, matrix, mp, mpf, nint, pi, polyval, sqrt, tanh
+from mpmath import (
+    cholesky_solve,
+    cos,
+    erf,
+    erfc,
+    exp,
+    fdot,
+    floor,
+    frexp,
+    ldexp,
+    linspace,
+    log,
+    log1p,
+    matrix,
+    mp,
+    mpf,
+    nint,
+    pi,
+    polyval,
+    sqrt,
+    tanh,
+)
 
 mp.dps = 60
 BITS = {"float": 24, "double": 53}
@@ -119,17 +139,32 @@ def piecewise(f, bits, count, offset, limit, odd):
     for slot, (low, high) in slots(offset, limit).items():
         if odd and low == 0:
             known = [mpf(0)] if mp.diff(f, 0) == 1 else []
-            found, error = fit(lambda t: f(t) / t - 1, lambda t: t / ulp(f(t), bits), low, high,
-                               count - 1, bits, known)
+            found, error = fit(
+                lambda t: f(t) / t - 1,
+                lambda t: t / ulp(f(t), bits),
+                low,
+                high,
+                count - 1,
+                bits,
+                known,
+            )
             table[slot] = [mpf(0), mpf(0), *found]
         else:
             c = centre(f, low, high, bits)
-            found, error = fit(lambda t, c=c: f(c + t), lambda t, c=c: 1 / ulp(f(c + t), bits),
-                               low - c, high - c, count, bits, [rounded(f(c), bits)])
+            found, error = fit(
+                lambda t, c=c: f(c + t),
+                lambda t, c=c: 1 / ulp(f(c + t), bits),
+                low - c,
+                high - c,
+                count,
+                bits,
+                [rounded(f(c), bits)],
+            )
             table[slot] = [c, *found]
         worst = max(worst, error)
-    return [[table[s][i] if s in table else mpf(0) for s in range(16)]
-            for i in range(count + 1)], worst
+    return [
+        [table[s][i] if s in table else mpf(0) for s in range(16)] for i in range(count + 1)
+    ], worst
 
 
 def mills(x):
@@ -199,5 +234,6 @@ if __name__ == "__main__":
     sizes = {"float": (7, 0.5, 4.25), "double": (15, 0.5, 6.25)}
     emit_piecewise("kErf", "erf(x)", erf, True, sizes)
     sizes = {"float": (7, 1, 14.9375), "double": (15, 3, 38.75)}
-    emit_piecewise("kMills", "exp(x^2 / 2) (1 - Phi(x)), but for a constant Mills' ratio", mills,
-                   False, sizes)
+    emit_piecewise(
+        "kMills", "exp(x^2 / 2) (1 - Phi(x)), but for a constant Mills' ratio", mills, False, sizes
+    )
