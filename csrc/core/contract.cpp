@@ -13,21 +13,18 @@ auto with_type(const Slot* slots, bool f64, Get get) {
              : get(*reinterpret_cast<const Args<float>*>(slots));
 }
 
-template <template <class> class Args>
-double cost(const Slot* slots, bool f64) {
+template <template <class> class Args> double cost(const Slot* slots, bool f64) {
   return with_type<Args>(slots, f64, [](const auto& a) { return a.cost(); });
 }
 
-template <template <class> class Args>
-i64 scratch_bytes(const Slot* slots, bool f64, int threads) {
+template <template <class> class Args> i64 scratch_bytes(const Slot* slots, bool f64, int threads) {
   return with_type<Args>(slots, f64, [=](const auto& a) -> i64 {
     if constexpr (requires { a.scratch_bytes(threads); }) return a.scratch_bytes(threads);
     return 0;
   });
 }
 
-template <template <class> class Args>
-const char* check(const Slot* slots, bool f64) {
+template <template <class> class Args> const char* check(const Slot* slots, bool f64) {
   return with_type<Args>(slots, f64, [](const auto& a) -> const char* {
     if constexpr (requires { a.check(); }) return a.check();
     return nullptr;
@@ -35,8 +32,7 @@ const char* check(const Slot* slots, bool f64) {
 }
 
 // Unlike strtod, whatever the locale makes of a decimal point.
-template <class Number>
-Number parse(const std::string& text) {
+template <class Number> Number parse(const std::string& text) {
   Number number = 0;
   std::from_chars(text.data(), text.data() + text.size(), number);
   return number;
@@ -70,7 +66,10 @@ std::vector<Axis> parse_shape(const OpInfo& op, const std::string& shape) {
 }
 
 Type parse_type(std::string_view name) {
-  return name == "T" ? Type::T : name == "i64" ? Type::i64 : name == "u8" ? Type::u8 : Type::boolean;
+  return name == "T"     ? Type::T
+         : name == "i64" ? Type::i64
+         : name == "u8"  ? Type::u8
+                         : Type::boolean;
 }
 
 // Fills in what follows from a stanza's raw fields: slots, axes, words, the KW marker.
@@ -104,10 +103,20 @@ void finish(OpInfo& op, std::vector<Field> raw) {
 
 std::vector<OpInfo> make_ops() {
   std::vector<OpInfo> ops;
-#define OP(name, doc)                                                                   \
-  ops.push_back({op_##name, #name, doc, {}, 0, -1, true, false, cost<name##_args>,      \
-                 scratch_bytes<name##_args>, check<name##_args>});                      \
+#define OP(name, doc)                        \
+  ops.push_back({op_##name,                  \
+                 #name,                      \
+                 doc,                        \
+                 {},                         \
+                 0,                          \
+                 -1,                         \
+                 true,                       \
+                 false,                      \
+                 cost<name##_args>,          \
+                 scratch_bytes<name##_args>, \
+                 check<name##_args>});       \
   finish(ops.back(), {
+  // clang-format off: a table
 #define DIM(name, doc)                       {Kind::dim, #name, "", "", doc},
 #define LAST(name, doc)                      {Kind::dim, #name, "", "last", doc},
 #define IN(name, type, shape, doc)           {Kind::in, #name, #shape, "", doc, parse_type(#type)},
@@ -128,9 +137,10 @@ std::vector<OpInfo> make_ops() {
 #define CHOICE(name, words, dflt, doc)       {Kind::choice, #name, "", words, doc, Type::T, 0, {}, {}, false, #dflt},
 #define KW                                   {Kind::dim, "KW", "", "", ""},
 #define SCRATCH(bytes)                       {Kind::scratch, "scratch", "", "", ""},
-#define END(name)                                                                       \
-  });                                                                                   \
-  if (static_cast<size_t>(ops.back().slots) * 8 != sizeof(name##_args<float>))          \
+// clang-format on
+#define END(name)                                                              \
+  });                                                                          \
+  if (static_cast<size_t>(ops.back().slots) * 8 != sizeof(name##_args<float>)) \
     throw std::logic_error(#name ": fields don't fill the struct");
 #include "each_op.h"
 #undef NUMBER

@@ -18,8 +18,23 @@ union Slot {
 enum { kMaxSlots = 40, kMaxAxes = 32 };
 
 enum class Kind {
-  dim, in, opt, mat, inout, optinout, targets, out, optout, loss, real, integer, flag, choice,
-  scalar, counter, scratch
+  dim,
+  in,
+  opt,
+  mat,
+  inout,
+  optinout,
+  targets,
+  out,
+  optout,
+  loss,
+  real,
+  integer,
+  flag,
+  choice,
+  scalar,
+  counter,
+  scratch
 };
 enum class Type { T, i64, u8, boolean };
 
@@ -44,15 +59,9 @@ struct Field {
     return kind == Kind::in || kind == Kind::opt || kind == Kind::mat || is_inout();
   }
   bool is_inout() const { return kind == Kind::inout || kind == Kind::optinout; }
-  bool is_result() const {
-    return kind == Kind::out || kind == Kind::optout || kind == Kind::loss;
-  }
-  bool is_argument() const {
-    return kind != Kind::dim && kind != Kind::scratch && !is_result();
-  }
-  bool optional() const {
-    return kind == Kind::opt || kind == Kind::optinout || !standard.empty();
-  }
+  bool is_result() const { return kind == Kind::out || kind == Kind::optout || kind == Kind::loss; }
+  bool is_argument() const { return kind != Kind::dim && kind != Kind::scratch && !is_result(); }
+  bool optional() const { return kind == Kind::opt || kind == Kind::optinout || !standard.empty(); }
 };
 
 struct OpInfo {

@@ -5,11 +5,13 @@
 #include <atomic>
 
 #if defined(__x86_64__)
-#define ISA_SYMBOLS(op, type) KERNEL_OF(scalar, op, type) KERNEL_OF(avx2, op, type) KERNEL_OF(avx512, op, type)
+#define ISA_SYMBOLS(op, type) \
+  KERNEL_OF(scalar, op, type) KERNEL_OF(avx2, op, type) KERNEL_OF(avx512, op, type)
 #else
 #define ISA_SYMBOLS(op, type) KERNEL_OF(scalar, op, type)
 #endif
-#define KERNEL_OF(isa, op, type) extern "C" void fnn_##isa##_##op##_##type(const void*, const Team*);
+#define KERNEL_OF(isa, op, type) \
+  extern "C" void fnn_##isa##_##op##_##type(const void*, const Team*);
 #define OP(name, doc) ISA_SYMBOLS(name, f32) ISA_SYMBOLS(name, f64)
 #include "each_op.h"
 

@@ -33,6 +33,7 @@ constexpr i64 reduction_scratch(i64 elements) { return 64 * (elements / kChunk +
 
 i64 matmul_scratch(i64 m, i64 n, i64 k, i64 itemsize, int threads);  // core/matmul_plan.cpp
 
+// clang-format off: a table
 #define OP(name, doc)                       template <class T> struct name##_args {
 #define DIM(name, doc)                      i64 name;
 #define LAST(name, doc)                     i64 name;
@@ -56,6 +57,7 @@ i64 matmul_scratch(i64 m, i64 n, i64 k, i64 itemsize, int threads);  // core/mat
 #define CHECKS(...)                         const char* check() const { __VA_ARGS__ return nullptr; }
 #define REQUIRE(condition, text)            if (!(condition)) return text;
 #define END(name)                           };
+// clang-format on
 #include "each_op.h"
 
 // The threads that run one kernel together: each calls the kernel with the same arguments and its
@@ -72,17 +74,16 @@ static inline void barrier(const Team& team) {
 }
 
 // f(task) for each task of 0..tasks-1, consecutive tasks on the same thread; no barrier.
-template <class F>
-static inline void share(const Team& team, i64 tasks, F&& f) {
+template <class F> static inline void share(const Team& team, i64 tasks, F&& f) {
   i64 begin = tasks * team.rank / team.size, end = tasks * (team.rank + 1) / team.size;
   for (i64 task = begin; task < end; task++) f(task);
 }
 
 // f(begin, end) for pieces of 0..n, cut at multiples of grain; no barrier.
-template <class F>
-static inline void share_range(const Team& team, i64 n, i64 grain, F&& f) {
+template <class F> static inline void share_range(const Team& team, i64 n, i64 grain, F&& f) {
   i64 tasks = (n + grain - 1) / grain;
-  i64 begin = tasks * team.rank / team.size * grain, end = tasks * (team.rank + 1) / team.size * grain;
+  i64 begin = tasks * team.rank / team.size * grain,
+      end = tasks * (team.rank + 1) / team.size * grain;
   if (end > n) end = n;
   if (begin < end) f(begin, end);
 }
@@ -92,15 +93,15 @@ typedef void (*Kernel)(const void* args, const Team* team);
 #ifdef FNN_ISA
 #define FNN_CAT_(isa, op, type) fnn_##isa##_##op##_##type
 #define FNN_CAT(isa, op, type) FNN_CAT_(isa, op, type)
-#define KERNEL(op)                                                                        \
-  template <class T>                                                                      \
-  static void op##_kernel(const op##_args<T>& a, const Team& team);                       \
-  extern "C" void FNN_CAT(FNN_ISA, op, f32)(const void* a, const Team* team) {            \
-    op##_kernel(*static_cast<const op##_args<float>*>(a), *team);                         \
-  }                                                                                       \
-  extern "C" void FNN_CAT(FNN_ISA, op, f64)(const void* a, const Team* team) {            \
-    op##_kernel(*static_cast<const op##_args<double>*>(a), *team);                        \
-  }                                                                                       \
-  template <class T>                                                                      \
-  static void op##_kernel([[maybe_unused]] const op##_args<T>& a, [[maybe_unused]] const Team& team)
+#define KERNEL(op)                                                                     \
+  template <class T> static void op##_kernel(const op##_args<T>& a, const Team& team); \
+  extern "C" void FNN_CAT(FNN_ISA, op, f32)(const void* a, const Team* team) {         \
+    op##_kernel(*static_cast<const op##_args<float>*>(a), *team);                      \
+  }                                                                                    \
+  extern "C" void FNN_CAT(FNN_ISA, op, f64)(const void* a, const Team* team) {         \
+    op##_kernel(*static_cast<const op##_args<double>*>(a), *team);                     \
+  }                                                                                    \
+  template <class T>                                                                   \
+  static void op##_kernel([[maybe_unused]] const op##_args<T>& a,                      \
+                          [[maybe_unused]] const Team& team)
 #endif

@@ -124,8 +124,7 @@ bool Pool::add_worker() {
 }
 
 void Pool::run(int team, void (*g)(void*, const Team&), void* c) {
-  while (static_cast<int>(workers.size()) < team - 1 && add_worker()) {
-  }
+  while (static_cast<int>(workers.size()) < team - 1 && add_worker()) {}
   size = team = std::min(team, static_cast<int>(workers.size()) + 1);
   f = g;
   context = c;

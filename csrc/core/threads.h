@@ -20,8 +20,7 @@ int team_size(double nanoseconds);
 // alone when the pool is in use by another thread, or no thread can be created.
 void run_team(int size, void (*f)(void* context, const Team& team), void* context);
 
-template <class F>
-void run_team(int size, F&& f) {
+template <class F> void run_team(int size, F&& f) {
   run_team(size, [](void* g, const Team& team) { (*static_cast<F*>(g))(team); }, &f);
 }
 

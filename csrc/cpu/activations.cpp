@@ -2,6 +2,7 @@
 // write, y may be x and dx may be dy or x. The mathematics is in simd/activations.h, shared with
 // matmul, so that a fused activation gives the bits of a separate one.
 #include "simd/activations.h"
+
 #include "simd/each.h"
 
 enum : i64 { kGrain = 4096 };  // elements a thread takes at least
@@ -16,19 +17,18 @@ template <class T, class F> static inline void map(const Team& team, i64 n, cons
 template <class T, class F>
 static inline void map(const Team& team, i64 n, const T* dy, const T* x, T* dx, F f) {
   share_range(team, n, kGrain, [=](i64 begin, i64 end) {
-    each_aligned_vec(dx, begin, end, [=](auto at) INLINE {
-      at.store(dx, f(at.load(dy), at.load(x)));
-    });
+    each_aligned_vec(dx, begin, end,
+                     [=](auto at) INLINE { at.store(dx, f(at.load(dy), at.load(x))); });
   });
 }
 
-#define ACTIVATION(name)                                                                       \
-  KERNEL(name) {                                                                               \
-    map(team, a.n, a.x, a.y, [](Vec<T> x) INLINE { return name(x); });                         \
-  }                                                                                            \
-  KERNEL(name##_backward) {                                                                    \
-    map(team, a.n, a.dy, a.x, a.dx,                                                            \
-        [](Vec<T> dy, Vec<T> x) INLINE { return name##_backward(dy, x); });                    \
+#define ACTIVATION(name)                                                    \
+  KERNEL(name) {                                                            \
+    map(team, a.n, a.x, a.y, [](Vec<T> x) INLINE { return name(x); });      \
+  }                                                                         \
+  KERNEL(name##_backward) {                                                 \
+    map(team, a.n, a.dy, a.x, a.dx,                                         \
+        [](Vec<T> dy, Vec<T> x) INLINE { return name##_backward(dy, x); }); \
   }
 
 ACTIVATION(relu)

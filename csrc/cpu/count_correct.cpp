@@ -23,12 +23,12 @@ template <class T> bool is_argmax(const T* x, i64 c, i64 target) {
   const Vec<T> best = set1(x[target]);
   const bool nan = x[target] != x[target];
   return find<T>(c, [&](auto at) {
-    const Vec<T> v = at.load(x);
-    const i64 left = target - at.i;
-    const unsigned before = left <= 0 ? 0 : left >= Vec<T>::lanes ? ~0u : (1u << left) - 1;
-    if (nan) return mask_bits(isnan(v)) & before;
-    return (mask_bits(!(v < best)) & before) | (mask_bits(!(v <= best)) & ~before);
-  }) == c;
+           const Vec<T> v = at.load(x);
+           const i64 left = target - at.i;
+           const unsigned before = left <= 0 ? 0 : left >= Vec<T>::lanes ? ~0u : (1u << left) - 1;
+           if (nan) return mask_bits(isnan(v)) & before;
+           return (mask_bits(!(v < best)) & before) | (mask_bits(!(v <= best)) & ~before);
+         }) == c;
 }
 
 template <class T> i64 argmax(const T* x, i64 c) {

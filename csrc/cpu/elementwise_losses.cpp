@@ -19,7 +19,9 @@ template <class T> struct Elements {
   char* scratch;
 };
 
-template <class T> struct LossAndGradient { Vec<T> loss, gradient; };
+template <class T> struct LossAndGradient {
+  Vec<T> loss, gradient;
+};
 
 enum { kMean, kSum, kNone };
 
@@ -59,8 +61,8 @@ template <class T> double divisor(const Elements<T>& e, double* partials, const 
   if (e.reduction != kMean) return 1;
   if (!e.sample_weight || e.f == 0) return double(e.n) * double(e.f);
   return double(e.f) * sum_chunks(team, e.n, partials, [&](i64 begin, i64 end) {
-    return sum_vecs<T>(begin, end, [&](auto at) { return at.load(e.sample_weight); });
-  });
+           return sum_vecs<T>(begin, end, [&](auto at) { return at.load(e.sample_weight); });
+         });
 }
 
 // f(x, target, pos_weight) gives the loss of a Vec of elements and its gradient.
@@ -101,8 +103,8 @@ FNN_INLINE void elementwise_loss(const Elements<T>& e, const Team& team, F&& f) 
 // max(z, 0) + log1p(exp(-|z|)), and the gradient (1 - t) s(z) - pos_weight t s(-z) keeps its
 // relative precision in both tails.
 KERNEL(sigmoid_cross_entropy) {
-  const Elements<T> e{a.n, a.f, a.logits, a.targets, a.sample_weight, a.pos_weight, a.p,
-                      a.reduction, a.loss, a.dlogits, a.scratch};
+  const Elements<T> e{a.n, a.f,         a.logits, a.targets, a.sample_weight, a.pos_weight,
+                      a.p, a.reduction, a.loss,   a.dlogits, a.scratch};
   elementwise_loss(e, team, [](Vec<T> z, Vec<T> t, Vec<T> pos_weight) -> LossAndGradient<T> {
     const Vec<T> one = set1(T(1)), none = zero<T>();
     Vec<T> negative = one - t, positive = pos_weight * t;
@@ -116,8 +118,8 @@ KERNEL(sigmoid_cross_entropy) {
 }
 
 KERNEL(mse) {
-  const Elements<T> e{a.n, a.f, a.pred, a.target, a.sample_weight, nullptr, 1,
-                      a.reduction, a.loss, a.dpred, a.scratch};
+  const Elements<T> e{a.n, a.f,         a.pred, a.target, a.sample_weight, nullptr,
+                      1,   a.reduction, a.loss, a.dpred,  a.scratch};
   elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) -> LossAndGradient<T> {
     Vec<T> d = x - t;
     return {d * d, d + d};
@@ -125,8 +127,8 @@ KERNEL(mse) {
 }
 
 KERNEL(mae) {
-  const Elements<T> e{a.n, a.f, a.pred, a.target, a.sample_weight, nullptr, 1,
-                      a.reduction, a.loss, a.dpred, a.scratch};
+  const Elements<T> e{a.n, a.f,         a.pred, a.target, a.sample_weight, nullptr,
+                      1,   a.reduction, a.loss, a.dpred,  a.scratch};
   elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) -> LossAndGradient<T> {
     const Vec<T> one = set1(T(1));
     Vec<T> d = x - t;  // where it is 0 or NaN it is its own sign

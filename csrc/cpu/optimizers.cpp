@@ -122,7 +122,6 @@ KERNEL(radam_step) {
       (length - 4) * (length - 2) * limit / ((limit - 4) * (limit - 2) * length);
   const double rate = *a.lr / (1 - left1) * (rectified ? sqrt(variance * (1 - left2)) : 1);
   const Vec<T> eps = set1(T(a.eps));
-  adam<T>(a, team, rate, [&](auto, Vec<T> m, Vec<T> v) {
-    return rectified ? m / (sqrt(v) + eps) : m;
-  });
+  adam<T>(a, team, rate,
+          [&](auto, Vec<T> m, Vec<T> v) { return rectified ? m / (sqrt(v) + eps) : m; });
 }

@@ -57,9 +57,8 @@ KERNEL(log_softmax) {
       store(log_sum, log(load(log_sum)));
       for (i64 r = 0; r < rows; r++) {
         const Vec<T> largest = set1(row[r].max), log_of_row = set1(T(log_sum[r]));
-        each_vec<T>(r * c, (r + 1) * c, [&](auto at) {
-          at.store(y, at.load(x) - largest - log_of_row);
-        });
+        each_vec<T>(r * c, (r + 1) * c,
+                    [&](auto at) { at.store(y, at.load(x) - largest - log_of_row); });
       }
     }
   });

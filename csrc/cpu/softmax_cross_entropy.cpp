@@ -108,8 +108,8 @@ template <class T> double plain_loss(const Labelled<T>& t) {
     product = product * load(t.losses.sum + r);
   }
   return sum(log(product)) + sum_vecs<T>(0, kTileHeight<T>, [&](auto at) {
-    return at.load(t.z.max) - at.load(t.logit);
-  });
+           return at.load(t.z.max) - at.load(t.logit);
+         });
 }
 
 // The gradient of a tile's rows, and the sum of their losses.
@@ -119,8 +119,10 @@ double tile(const Args<T>& a, double inverse, i64 first, i64 rows, Labelled<T>& 
   T* dz = a.dlogits + first * a.c;
   const bool plain = is_plain(a, first, rows);
   t.z.read(a.logits + first * a.c, rows, a.c);
-  if (plain) read_plain_labels(labels, inverse, t);
-  else read_labels(a, inverse, first, rows, t);
+  if (plain)
+    read_plain_labels(labels, inverse, t);
+  else
+    read_labels(a, inverse, first, rows, t);
   t.z.template exp_sum<true>(rows, a.c);
   t.z.each_element(rows, a.c, [&](i64 r) {
     t.z.sum_of(r).store(t.losses.sum + r);
@@ -204,9 +206,8 @@ KERNEL(softmax_cross_entropy) {
   if (a.reduction == kMean) {
     divisor = !a.labels && !a.sample_weight
                   ? double(a.n)
-                  : sum_chunks(team, a.n, weights, [&](i64 begin, i64 end) {
-                      return sum_of_weights(a, begin, end);
-                    });
+                  : sum_chunks(team, a.n, weights,
+                               [&](i64 begin, i64 end) { return sum_of_weights(a, begin, end); });
   }
   const double inverse = divisor == 0 ? 0 : 1 / divisor;
 

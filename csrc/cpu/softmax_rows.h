@@ -123,9 +123,8 @@ template <class T, class F> FNN_INLINE void exp_row(const T* x, i64 c, RowExp<T>
     row.sum = sums[0];
     return;
   }
-  each_vec<T>(0, blocks, [&](auto at) {
-    at.store(row.factor, exp(at.load(row.factor) - set1(row.max)));
-  });
+  each_vec<T>(0, blocks,
+              [&](auto at) { at.store(row.factor, exp(at.load(row.factor) - set1(row.max))); });
   for (i64 b = 0; b < blocks; b++) sums[b] *= row.factor[b];
   row.sum = sum_vecs<double>(0, blocks, [&](auto at) { return at.load(sums); });
 }

@@ -64,7 +64,8 @@ i64 scratch_bytes(const Call* calls, size_t count, int threads) {
 
 int team_size(const Call* calls, size_t count) {
   double most = 0;
-  for (size_t i = 0; i < count; i++) most = std::max(most, calls[i].op->cost(calls[i].slots, calls[i].f64));
+  for (size_t i = 0; i < count; i++)
+    most = std::max(most, calls[i].op->cost(calls[i].slots, calls[i].f64));
   return team_size(most);
 }
 
@@ -151,7 +152,8 @@ void Plan::finish() {
 }
 
 void Plan::bind(const Input& input, const char* data) {
-  for (const Patch& patch : input.patches) calls[patch.call].slots[patch.slot].p = data + patch.offset;
+  for (const Patch& patch : input.patches)
+    calls[patch.call].slots[patch.slot].p = data + patch.offset;
 }
 
 void Plan::reserve_scratch(int threads) {
@@ -182,14 +184,17 @@ i64 Plan::run(const Steps& s) {
     i64 row = s.first_row + step * batch;
     if (s.wrap) row = s.first_row + step % ((s.rows - s.first_row) / batch) * batch;
     if (s.shuffle)
-      for (i64 r = 0; r < batch; r++) order_[static_cast<size_t>(r)] = permuted(row + r, s.rows, s.seed, s.epoch);
+      for (i64 r = 0; r < batch; r++)
+        order_[static_cast<size_t>(r)] = permuted(row + r, s.rows, s.seed, s.epoch);
     for (size_t i = 0; i < inputs.size(); i++)
-      bind(inputs[i], s.sources[i].gather ? inputs[i].data : s.sources[i].data + row * inputs[i].row_bytes);
+      bind(inputs[i],
+           s.sources[i].gather ? inputs[i].data : s.sources[i].data + row * inputs[i].row_bytes);
     if (s.clock && s.lr) s.clock->lr = s.lr[step];
     if (may_undo) remember_kept();
   };
   auto conclude = [&](i64 step) {
-    for (const Record& record : s.records) memcpy(record.to + step * static_cast<i64>(record.size), record.from, record.size);
+    for (const Record& record : s.records)
+      memcpy(record.to + step * static_cast<i64>(record.size), record.from, record.size);
     if (s.clock && s.update) s.clock->set(s.clock->updates + 1);
     done = step + 1;
     auto now = std::chrono::steady_clock::now();
@@ -204,7 +209,8 @@ i64 Plan::run(const Steps& s) {
       size_t bytes = static_cast<size_t>(inputs[i].row_bytes);
       share_range(team, batch, 16, [&](i64 begin, i64 end) {
         for (i64 r = begin; r < end; r++)
-          memcpy(inputs[i].data + r * inputs[i].row_bytes, s.sources[i].data + order_[static_cast<size_t>(r)] * inputs[i].row_bytes, bytes);
+          memcpy(inputs[i].data + r * inputs[i].row_bytes,
+                 s.sources[i].data + order_[static_cast<size_t>(r)] * inputs[i].row_bytes, bytes);
       });
     }
   };

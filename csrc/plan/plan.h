@@ -95,9 +95,9 @@ struct Steps {
   i64 first_row, count;   // first row in the order of this run, number of steps
   bool wrap;              // start over at the end of the sources (not shuffled)
   bool shuffle;
-  u64 seed, epoch;        // of the permutation
-  const double* lr;       // one per step
-  Clock* clock;           // advanced with each update; may be null
+  u64 seed, epoch;   // of the permutation
+  const double* lr;  // one per step
+  Clock* clock;      // advanced with each update; may be null
   std::vector<Record> records;
   bool update;            // false: stop each step before the commit and put back what is kept
   const i64* guard;       // unless null: >= 0 before the commit ends the run, the step undone

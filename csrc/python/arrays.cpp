@@ -20,10 +20,11 @@ struct DTypeRow {
 };
 // In DType's order.
 const DTypeRow kDTypes[] = {
-    {"float32", 4, kDLFloat}, {"float64", 8, kDLFloat}, {"float16", 2, kDLFloat},
-    {"bfloat16", 2, kDLBfloat}, {"int8", 1, kDLInt}, {"int16", 2, kDLInt}, {"int32", 4, kDLInt},
-    {"int64", 8, kDLInt}, {"uint8", 1, kDLUInt}, {"uint16", 2, kDLUInt}, {"uint32", 4, kDLUInt},
-    {"uint64", 8, kDLUInt}, {"bool", 1, kDLBool},
+    {"float32", 4, kDLFloat},   {"float64", 8, kDLFloat}, {"float16", 2, kDLFloat},
+    {"bfloat16", 2, kDLBfloat}, {"int8", 1, kDLInt},      {"int16", 2, kDLInt},
+    {"int32", 4, kDLInt},       {"int64", 8, kDLInt},     {"uint8", 1, kDLUInt},
+    {"uint16", 2, kDLUInt},     {"uint32", 4, kDLUInt},   {"uint64", 8, kDLUInt},
+    {"bool", 1, kDLBool},
 };
 constexpr int kKnownDTypes = sizeof kDTypes / sizeof *kDTypes;
 
@@ -50,7 +51,8 @@ DType numpy_dtype(const PyArrayDescr_Proxy* descr, size_t size) {
 
 const char* type_module(PyObject* object) {
   // A heap type's full name is in __module__; tp_name holds it for static types only.
-  PyObject* module = PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)), "__module__");
+  PyObject* module =
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(object)), "__module__");
   static thread_local std::string text;
   text = module && PyUnicode_Check(module) ? PyUnicode_AsUTF8(module) : "";
   Py_XDECREF(module);
@@ -87,9 +89,11 @@ void view_numpy(PyObject* object, View& view, const char* op, const char* name) 
     view.shape[i] = array->dimensions[i];
     view.strides[i] = array->strides[i];
   }
-  size_t item = descr->type_num == npy_api::NPY_FLOAT_    ? 4
-                : descr->type_num == npy_api::NPY_DOUBLE_ ? 8
-                                                          : py::dtype::from_args(py::reinterpret_borrow<py::object>(array->descr)).itemsize();
+  size_t item =
+      descr->type_num == npy_api::NPY_FLOAT_ ? 4
+      : descr->type_num == npy_api::NPY_DOUBLE_
+          ? 8
+          : py::dtype::from_args(py::reinterpret_borrow<py::object>(array->descr)).itemsize();
   view.dtype = numpy_dtype(descr, item);
   if (view.dtype == DType::other) {
     std::string text = describe(object);
@@ -105,22 +109,22 @@ void view_numpy(PyObject* object, View& view, const char* op, const char* name) 
 void check_torch(PyObject* object, const char* op, const char* name) {
   py::object requires_grad = py::getattr(object, "requires_grad", py::bool_(false));
   if (requires_grad.ptr() == Py_True)
-    throw py::type_error(std::string(op) + ": " + name +
-                         " requires grad, which these functions don't record; use fastnn.torch, or .detach()");
+    throw py::type_error(
+        std::string(op) + ": " + name +
+        " requires grad, which these functions don't record; use fastnn.torch, or .detach()");
 }
 
 [[noreturn]] void unreadable(const char* op, const char* name, const py::error_already_set& why) {
   if (!why.matches(PyExc_Exception)) throw;  // a KeyboardInterrupt, which came meanwhile
-  throw py::type_error(std::string(op) + ": " + name + " can't be read through DLPack: " + why.what());
+  throw py::type_error(std::string(op) + ": " + name +
+                       " can't be read through DLPack: " + why.what());
 }
 
 void check_device(PyObject* object, const char* op, const char* name) {
   int type;
   try {
     type = py::tuple(py::getattr(object, "__dlpack_device__")())[0].cast<int>();
-  } catch (py::error_already_set& e) {
-    unreadable(op, name, e);
-  }
+  } catch (py::error_already_set& e) { unreadable(op, name, e); }
   if (type == kDLCPU || type == kDLCUDAHost) return;
   raise("DeviceError", std::string(op) + ": " + name + " is on device type " +
                            std::to_string(type) + " of DLPack (" + describe(object) +
@@ -136,9 +140,7 @@ void view_dlpack(PyObject* object, View& view, const char* op, const char* name)
   py::object capsule;
   try {
     capsule = py::getattr(object, "__dlpack__")();
-  } catch (py::error_already_set& e) {
-    unreadable(op, name, e);
-  }
+  } catch (py::error_already_set& e) { unreadable(op, name, e); }
   auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   if (!managed) throw py::error_already_set();
   PyCapsule_SetName(capsule.ptr(), "used_dltensor");
@@ -215,9 +217,7 @@ bool View::contiguous() const {
   return true;
 }
 
-bool View::aligned() const {
-  return reinterpret_cast<uintptr_t>(data) % item_size(dtype) == 0;
-}
+bool View::aligned() const { return reinterpret_cast<uintptr_t>(data) % item_size(dtype) == 0; }
 
 std::pair<const char*, const char*> View::extent() const {
   const char *low = data, *high = data;
@@ -232,7 +232,8 @@ bool View::overlaps_itself() const {
   int order[kMaxAxes], count = 0;
   for (int i = 0; i < ndim; i++)
     if (shape[i] > 1) order[count++] = i;
-  std::sort(order, order + count, [&](int a, int b) { return std::abs(strides[a]) < std::abs(strides[b]); });
+  std::sort(order, order + count,
+            [&](int a, int b) { return std::abs(strides[a]) < std::abs(strides[b]); });
   i64 reach = static_cast<i64>(item_size(dtype));
   for (int i = 0; i < count; i++) {
     i64 stride = std::abs(strides[order[i]]);
@@ -272,9 +273,9 @@ std::string describe(PyObject* object) {
 py::object new_numpy(DType dtype, const i64* shape, int ndim, void** data) {
   const npy_api& api = npy_api::get();
   static_assert(sizeof(i64) == sizeof(Py_intptr_t));
-  PyObject* array = api.PyArray_NewFromDescr_(
-      api.PyArray_Type_, numpy_descr(dtype), ndim,
-      reinterpret_cast<const Py_intptr_t*>(shape), nullptr, nullptr, 0, nullptr);
+  PyObject* array = api.PyArray_NewFromDescr_(api.PyArray_Type_, numpy_descr(dtype), ndim,
+                                              reinterpret_cast<const Py_intptr_t*>(shape), nullptr,
+                                              nullptr, 0, nullptr);
   if (!array) throw py::error_already_set();
   *data = reinterpret_cast<PyArray_Proxy*>(array)->data;
   return py::reinterpret_steal<py::object>(array);
@@ -288,10 +289,15 @@ py::object new_export(DType dtype, const i64* shape, int ndim, void** data) {
   owned->data = aligned_alloc(64, std::max<size_t>(bytes, 64));
   if (!owned->data) throw std::bad_alloc();
   std::copy(shape, shape + ndim, owned->shape);
-  owned->managed = {{owned->data, {kDLCPU, 0}, ndim,
+  owned->managed = {{owned->data,
+                     {kDLCPU, 0},
+                     ndim,
                      {row(dtype).code, static_cast<u8>(item_size(dtype) * 8), 1},
-                     owned->shape, nullptr, 0},
-                    owned.get(), [](DLManagedTensor* self) {
+                     owned->shape,
+                     nullptr,
+                     0},
+                    owned.get(),
+                    [](DLManagedTensor* self) {
                       auto* all = static_cast<Export*>(self->manager_ctx);
                       free(all->data);
                       delete all;
@@ -323,7 +329,8 @@ py::object wrap_memory(DType dtype, const i64* shape, int ndim, void* data, py::
                    std::vector<py::ssize_t>(strides, strides + ndim), data, base);
 }
 
-py::object placeholder(const std::shared_ptr<Plan>& plan, DType dtype, const i64* shape, int ndim, void** data) {
+py::object placeholder(const std::shared_ptr<Plan>& plan, DType dtype, const i64* shape, int ndim,
+                       void** data) {
   size_t bytes = item_size(dtype);
   for (int i = 0; i < ndim; i++) bytes *= static_cast<size_t>(shape[i]);
   struct Owner {
@@ -354,7 +361,8 @@ void copy_strided(char* to, const i64* to_strides, const char* from, const i64* 
     memcpy(to, from, item);
     return;
   }
-  bool flat = ndim == 1 && to_strides[0] == static_cast<i64>(item) && from_strides[0] == to_strides[0];
+  bool flat =
+      ndim == 1 && to_strides[0] == static_cast<i64>(item) && from_strides[0] == to_strides[0];
   if (flat) {
     if (shape[0] > 0) memcpy(to, from, static_cast<size_t>(shape[0]) * item);
     return;

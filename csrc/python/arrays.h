@@ -14,7 +14,22 @@ namespace fnn {
 
 namespace py = pybind11;
 
-enum class DType : u8 { f32, f64, f16, bf16, i8, i16, i32, i64_, u8_, u16, u32, u64_, boolean, other };
+enum class DType : u8 {
+  f32,
+  f64,
+  f16,
+  bf16,
+  i8,
+  i16,
+  i32,
+  i64_,
+  u8_,
+  u16,
+  u32,
+  u64_,
+  boolean,
+  other
+};
 enum class Library : u8 { none, numpy, torch, jax, cupy, dlpack };
 
 const char* name_of(Library library);
@@ -79,7 +94,8 @@ py::object import_array(Library library, PyObject* like, const py::object& capsu
 py::object wrap_memory(DType dtype, const i64* shape, int ndim, void* data, py::handle base);
 
 // A NumPy array in a plan's arena; its block goes back to the arena with the last reference to it.
-py::object placeholder(const std::shared_ptr<Plan>& plan, DType dtype, const i64* shape, int ndim, void** data);
+py::object placeholder(const std::shared_ptr<Plan>& plan, DType dtype, const i64* shape, int ndim,
+                       void** data);
 
 // Copies element-wise between layouts of the same shape and item size.
 void copy_strided(char* to, const i64* to_strides, const char* from, const i64* from_strides,

@@ -32,7 +32,8 @@ i64 Binder::product(const i64* shape, int count, const Field& f) const {
   i64 n = 1;
   for (int i = 0; i < count; i++)
     if (__builtin_mul_overflow(n, shape[i], &n))
-      throw py::value_error(where(f) + " has more elements than 63 bits count: " + shape_text(shape, count));
+      throw py::value_error(where(f) +
+                            " has more elements than 63 bits count: " + shape_text(shape, count));
   return n;
 }
 
@@ -47,9 +48,12 @@ void Binder::bind() {
     if (f.kind == Kind::choice) bind_choice(i);
   }
   for (int i = 0; i < count; i++) {
-    if (fields[i].kind == Kind::mat) bind_matrix(i);
-    else if (fields[i].is_array()) bind_array(i);
-    else if (fields[i].kind == Kind::targets) bind_targets(i);
+    if (fields[i].kind == Kind::mat)
+      bind_matrix(i);
+    else if (fields[i].is_array())
+      bind_array(i);
+    else if (fields[i].kind == Kind::targets)
+      bind_targets(i);
   }
   for (int i = 0; i < count; i++)
     if (fields[i].kind == Kind::dim && call.slots[fields[i].slot].i < 0)
@@ -88,12 +92,15 @@ void Binder::bind_number(int i) {
     return;
   }
   if (pointer && recorder && value)
-    throw py::type_error(where(f) + " must be a 0-d array while recording, got " + type_name(value));
+    throw py::type_error(where(f) + " must be a 0-d array while recording, got " +
+                         type_name(value));
   double number = 0;
   i64 integer = 0;
   if (!value) {
-    if (real) number = f.number;
-    else integer = f.integer;
+    if (real)
+      number = f.number;
+    else
+      integer = f.integer;
   } else if (real) {
     number = PyFloat_AsDouble(value);
     if (number == -1 && PyErr_Occurred()) {
@@ -102,7 +109,8 @@ void Binder::bind_number(int i) {
     }
   } else if (f.kind == Kind::flag) {
     int truth = PyBool_Check(value) || PyLong_Check(value) || PyObject_HasAttrString(value, "dtype")
-                    ? PyObject_IsTrue(value) : -1;
+                    ? PyObject_IsTrue(value)
+                    : -1;
     if (truth < 0) {
       PyErr_Clear();
       throw py::type_error(where(f) + " must be True or False, got " + describe(value));
@@ -115,19 +123,25 @@ void Binder::bind_number(int i) {
       throw py::type_error(where(f) + " must be an integer, got " + describe(value));
     }
     bool is_seed = f.name == "seed";
-    integer = is_seed ? static_cast<i64>(PyLong_AsUnsignedLongLong(index.ptr())) : PyLong_AsLongLong(index.ptr());
+    integer = is_seed ? static_cast<i64>(PyLong_AsUnsignedLongLong(index.ptr()))
+                      : PyLong_AsLongLong(index.ptr());
     if (PyErr_Occurred()) {
       PyErr_Clear();
-      throw py::value_error(where(f) + (is_seed ? " must be in 0 .. 2^64 - 1, got " : " must fit 64 bits, got ") +
-                            std::string(py::str(index)));
+      throw py::value_error(
+          where(f) + (is_seed ? " must be in 0 .. 2^64 - 1, got " : " must fit 64 bits, got ") +
+          std::string(py::str(index)));
     }
   }
   numbers_[i] = number;
   counters_[i] = integer;
-  if (f.kind == Kind::scalar) slot.p = &numbers_[i];
-  else if (f.kind == Kind::counter) slot.p = &counters_[i];
-  else if (real) slot.d = number;
-  else slot.i = integer;
+  if (f.kind == Kind::scalar)
+    slot.p = &numbers_[i];
+  else if (f.kind == Kind::counter)
+    slot.p = &counters_[i];
+  else if (real)
+    slot.d = number;
+  else
+    slot.i = integer;
 }
 
 void Binder::bind_choice(int i) {
@@ -144,7 +158,8 @@ void Binder::bind_choice(int i) {
   std::string words;
   for (const std::string& w : f.words) words += (words.empty() ? "'" : ", '") + w + "'";
   std::string got = PyUnicode_Check(value) ? "'" + word + "'" : describe(value);
-  throw py::value_error(where(f) + " must be " + (standard < 0 ? "None, " : "") + words + ", got " + got);
+  throw py::value_error(where(f) + " must be " + (standard < 0 ? "None, " : "") + words + ", got " +
+                        got);
 }
 
 // ---- arrays --------------------------------------------------------------------------------
@@ -154,15 +169,18 @@ std::string Binder::expected(const Field& f) const {
   std::string text = types[static_cast<int>(f.type)];
   if (f.type == Type::T && type_field_ >= 0) text = call.f64 ? "float64" : "float32";
   if (f.kind == Kind::targets) text = "integers";
-  text += " of shape " + (f.kind == Kind::targets ? "(" + dim_name(op_, f.axes[0].slot) + ",)" : f.shape);
+  text += " of shape " +
+          (f.kind == Kind::targets ? "(" + dim_name(op_, f.axes[0].slot) + ",)" : f.shape);
   std::string with;
   size_t known = f.kind == Kind::targets ? 1 : f.axes.size();
   for (size_t a = 0; a < known; a++) {
     int slot = f.axes[a].slot;
     if (f.axes[a].group && axes_[slot].count >= 0)
-      with += (with.empty() ? " with " : ", ") + dim_name(op_, slot) + "...=" + shape_text(axes_[slot].shape, axes_[slot].count);
+      with += (with.empty() ? " with " : ", ") + dim_name(op_, slot) +
+              "...=" + shape_text(axes_[slot].shape, axes_[slot].count);
     else if (!f.axes[a].group && call.slots[slot].i >= 0)
-      with += (with.empty() ? " with " : ", ") + dim_name(op_, slot) + "=" + std::to_string(call.slots[slot].i);
+      with += (with.empty() ? " with " : ", ") + dim_name(op_, slot) + "=" +
+              std::to_string(call.slots[slot].i);
   }
   return text + with;
 }
@@ -179,7 +197,8 @@ void Binder::wrong_dtype(const Field& f, PyObject* object) const {
     text = where(f) + " is big-endian ('>" + dtype + "'); use .astype('<" + dtype + "')";
   } else if (type_field_ >= 0 && f.type == Type::T) {
     const Field& first = op_.fields[type_field_];
-    text += " (" + first.name + " is " + (call.f64 ? "float64" : "float32") + "); all arrays of one call have one type";
+    text += " (" + first.name + " is " + (call.f64 ? "float64" : "float32") +
+            "); all arrays of one call have one type";
   }
   raise("DTypeError", text);
 }
@@ -189,8 +208,9 @@ void Binder::take_library(const Field& f, const View& v) {
     library_ = v.library;
     like_ = v.object;
   } else if (library_ != v.library) {
-    throw py::type_error(where(f) + " is an array of " + name_of(v.library) + " but the arrays before it are of " +
-                         name_of(library_) + "; all arrays of one call come from one library");
+    throw py::type_error(where(f) + " is an array of " + name_of(v.library) +
+                         " but the arrays before it are of " + name_of(library_) +
+                         "; all arrays of one call come from one library");
   }
 }
 
@@ -210,7 +230,8 @@ void Binder::take_type(int i) {
 void Binder::settle_dim(int slot, const i64* shape, int count, const Field& f, const View& v) {
   i64& length = call.slots[slot].i;
   if (length >= 0 && axes_[slot].count >= 0) {
-    if (count != axes_[slot].count || !std::equal(shape, shape + count, axes_[slot].shape)) wrong_shape(f, v);
+    if (count != axes_[slot].count || !std::equal(shape, shape + count, axes_[slot].shape))
+      wrong_shape(f, v);
     return;
   }
   i64 n = product(shape, count, f);
@@ -240,10 +261,12 @@ void Binder::match_shape(const Field& f, const View& v) {
 
 void Binder::require_writeable(const Field& f, const View& v) {
   if (v.library == Library::jax)
-    throw py::type_error(where(f) + " would be written in place, which JAX arrays don't allow; use fastnn.jax");
+    throw py::type_error(
+        where(f) + " would be written in place, which JAX arrays don't allow; use fastnn.jax");
   if (!v.writeable) throw py::value_error(where(f) + " is read-only and would be written");
   if (v.overlaps_itself())
-    throw py::value_error(where(f) + " has internal overlap (several elements share memory) and would be written");
+    throw py::value_error(
+        where(f) + " has internal overlap (several elements share memory) and would be written");
 }
 
 // A plan holds on to the arrays it points at, but for its own results: their memory is used again.
@@ -261,8 +284,10 @@ void Binder::use_memory(int i, bool copy_back) {
     keep_alive(v);
     return;
   }
-  if (recorder) throw py::value_error(where(op_.fields[i]) + " must be C-contiguous while recording");
-  temporaries_.push_back({allocate(static_cast<size_t>(v.size()) * item_size(v.dtype)), i, copy_back});
+  if (recorder)
+    throw py::value_error(where(op_.fields[i]) + " must be C-contiguous while recording");
+  temporaries_.push_back(
+      {allocate(static_cast<size_t>(v.size()) * item_size(v.dtype)), i, copy_back});
   slot.p = temporaries_.back().memory.get();
 }
 
@@ -282,13 +307,16 @@ void Binder::bind_array(int i) {
   take_type(i);
   match_shape(f, v);
   if (f.is_inout()) require_writeable(f, v);
-  if (f.type == Type::i64) bind_indices(i);
-  else use_memory(i, f.is_inout());
+  if (f.type == Type::i64)
+    bind_indices(i);
+  else
+    use_memory(i, f.is_inout());
 }
 
 void Binder::bind_matrix(int i) {
   const Field& f = op_.fields[i];
-  if (is_none(values[i])) throw py::type_error(op_.name + ": missing argument " + f.name + ": an array");
+  if (is_none(values[i]))
+    throw py::type_error(op_.name + ": missing argument " + f.name + ": an array");
   View& v = views_[i];
   view_array(values[i], v, op_.name.c_str(), f.name.c_str());
   take_library(f, v);
@@ -297,12 +325,16 @@ void Binder::bind_matrix(int i) {
   bool transpose = flag && call.slots[flag->slot].i;
   bool leading = f.name == "a" && !transpose;
   if (v.ndim < 2 || (v.ndim > 2 && !leading))
-    raise("ShapeError", where(f) + " must be 2-D" + (leading ? " or have leading dimensions" : "") + ", got " + describe(v.object));
+    raise("ShapeError", where(f) + " must be 2-D" + (leading ? " or have leading dimensions" : "") +
+                            ", got " + describe(v.object));
   product(v.shape, v.ndim, f);
   i64 item = static_cast<i64>(item_size(v.dtype));
-  bool usable = v.aligned() && v.strides[v.ndim - 1] % item == 0 && v.strides[v.ndim - 2] % item == 0;
-  if (!usable || (v.ndim > 2 && !v.contiguous())) use_memory(i, false);
-  else call.slots[f.slot].p = v.data;
+  bool usable =
+      v.aligned() && v.strides[v.ndim - 1] % item == 0 && v.strides[v.ndim - 2] % item == 0;
+  if (!usable || (v.ndim > 2 && !v.contiguous()))
+    use_memory(i, false);
+  else
+    call.slots[f.slot].p = v.data;
   keep_alive(v);
   bool copied = call.slots[f.slot].p != v.data;
   i64 inner = v.shape[v.ndim - 1];
@@ -324,7 +356,8 @@ void Binder::bind_matrix(int i) {
 void Binder::wrong_inner(int b) const {
   auto text = [&](int i) {
     const Field* flag = op_.find("transpose_" + op_.fields[i].name);
-    return op_.fields[i].name + " is " + describe(values[i]) + (call.slots[flag->slot].i ? " transposed" : "");
+    return op_.fields[i].name + " is " + describe(values[i]) +
+           (call.slots[flag->slot].i ? " transposed" : "");
   };
   raise("ShapeError", op_.name + ": inner lengths differ: " + text(b - 1) + ", " + text(b));
 }
@@ -336,7 +369,8 @@ void Binder::bind_indices(int i) {
   Slot& slot = call.slots[f.slot];
   if (recorder) {
     if (v.dtype != DType::i64_ || !v.contiguous())
-      throw py::type_error(where(f) + " must be contiguous int64 while recording, got " + describe(v.object));
+      throw py::type_error(where(f) + " must be contiguous int64 while recording, got " +
+                           describe(v.object));
     keep_alive(v);
     slot.p = v.data;
     return;
@@ -351,13 +385,15 @@ void Binder::bind_indices(int i) {
     bool is_signed = v.dtype <= DType::i64_;
     to[r] = is_signed ? static_cast<i64>(raw << shift) >> shift : static_cast<i64>(raw);
     if (!is_signed && to[r] < 0)
-      raise("LabelError", where(f) + ": " + std::to_string(raw) + " at row " + std::to_string(r) + " is too large");
+      raise("LabelError", where(f) + ": " + std::to_string(raw) + " at row " + std::to_string(r) +
+                              " is too large");
   }
   if (const Field* rows = op_.find("rows"); rows && f.kind == Kind::in) {
     for (i64 r = 0; r < v.size(); r++)
       if (to[r] < 0 || to[r] >= call.slots[rows->slot].i)
-        throw py::index_error(where(f) + ": " + std::to_string(to[r]) + " at position " + std::to_string(r) +
-                              "; valid 0.." + std::to_string(call.slots[rows->slot].i - 1));
+        throw py::index_error(where(f) + ": " + std::to_string(to[r]) + " at position " +
+                              std::to_string(r) + "; valid 0.." +
+                              std::to_string(call.slots[rows->slot].i - 1));
   }
   slot.p = to;
   indices_.push_back(std::move(memory));
@@ -365,7 +401,8 @@ void Binder::bind_indices(int i) {
 
 void Binder::bind_targets(int i) {
   const Field& f = op_.fields[i];
-  if (is_none(values[i])) throw py::type_error(op_.name + ": missing argument " + f.name + ": " + expected(f));
+  if (is_none(values[i]))
+    throw py::type_error(op_.name + ": missing argument " + f.name + ": " + expected(f));
   View& v = views_[i];
   view_array(values[i], v, op_.name.c_str(), f.name.c_str());
   take_library(f, v);
@@ -377,10 +414,12 @@ void Binder::bind_targets(int i) {
     if ((v.dtype == DType::f64) != call.f64 || v.ndim != 2) {
       if (v.ndim != 2) wrong_dtype(f, v.object);
       raise("DTypeError", where(f) + " must be integers, or probabilities of the type of " +
-                              op_.fields[type_field_].name + " (" + (call.f64 ? "float64" : "float32") + "), got " + describe(v.object));
+                              op_.fields[type_field_].name + " (" +
+                              (call.f64 ? "float64" : "float32") + "), got " + describe(v.object));
     }
     if (v.shape[0] != n || v.shape[1] != c)
-      raise("ShapeError", where(f) + " must be probabilities of shape (" + std::to_string(n) + ", " + std::to_string(c) + "), got " + describe(v.object));
+      raise("ShapeError", where(f) + " must be probabilities of shape (" + std::to_string(n) +
+                              ", " + std::to_string(c) + "), got " + describe(v.object));
     use_memory(i, false);
     probabilities.p = labels.p ? labels.p : call.slots[f.slot].p;
     labels.p = nullptr;
@@ -394,8 +433,8 @@ void Binder::bind_targets(int i) {
   const i64* label = static_cast<const i64*>(labels.p);
   for (i64 r = 0; r < n; r++)
     if ((label[r] < 0 || label[r] >= c) && label[r] != call.slots[ignore->slot].i)
-      raise("LabelError", op_.name + ": label " + std::to_string(label[r]) + " at row " + std::to_string(r) +
-                              "; valid 0.." + std::to_string(c - 1));
+      raise("LabelError", op_.name + ": label " + std::to_string(label[r]) + " at row " +
+                              std::to_string(r) + "; valid 0.." + std::to_string(c - 1));
 }
 
 // ---- results -------------------------------------------------------------------------------
@@ -413,8 +452,10 @@ std::vector<i64> Binder::result_shape(const Field& f) const {
   std::vector<i64> shape;
   for (const Axis& axis : f.axes) {
     const Axes& axes = axes_[axis.slot];
-    if (axes.count >= 0) shape.insert(shape.end(), axes.shape, axes.shape + axes.count);
-    else shape.push_back(call.slots[axis.slot].i);
+    if (axes.count >= 0)
+      shape.insert(shape.end(), axes.shape, axes.shape + axes.count);
+    else
+      shape.push_back(call.slots[axis.slot].i);
   }
   return shape;
 }
@@ -423,18 +464,21 @@ void Binder::bind_results() {
   int results = 0;
   for (const Field& f : op_.fields) results += wanted(f);
   if (type_field_ < 0 && dtype) {
-    std::string name = py::str(py::module_::import("numpy").attr("dtype")(py::handle(dtype)).attr("name"));
+    std::string name =
+        py::str(py::module_::import("numpy").attr("dtype")(py::handle(dtype)).attr("name"));
     if (name != "float32" && name != "float64")
       raise("DTypeError", op_.name + ": dtype must be float32 or float64, got " + name);
     call.f64 = name == "float64";
     type_field_ = 0;
   }
   bool tuple = out && PyTuple_Check(out);
-  if (out && out != Py_None && (results > 1 ? !tuple || PyTuple_GET_SIZE(out) != results
-                                            : tuple && PyTuple_GET_SIZE(out) != 1))
-    throw py::type_error(op_.name + ": out must be " +
-                         (results == 1 ? "an array" : "a tuple of " + std::to_string(results) + " arrays or None") +
-                         ", got " + (tuple ? "a tuple of " + std::to_string(PyTuple_GET_SIZE(out)) : describe(out)));
+  if (out && out != Py_None &&
+      (results > 1 ? !tuple || PyTuple_GET_SIZE(out) != results
+                   : tuple && PyTuple_GET_SIZE(out) != 1))
+    throw py::type_error(
+        op_.name + ": out must be " +
+        (results == 1 ? "an array" : "a tuple of " + std::to_string(results) + " arrays or None") +
+        ", got " + (tuple ? "a tuple of " + std::to_string(PyTuple_GET_SIZE(out)) : describe(out)));
   int at = 0;
   for (int i = 0; i < static_cast<int>(op_.fields.size()); i++) {
     const Field& f = op_.fields[i];
@@ -447,7 +491,8 @@ void Binder::bind_results() {
   }
   for (int i = 0; i < static_cast<int>(op_.fields.size()); i++)
     if (wanted(op_.fields[i]) && !call.slots[op_.fields[i].slot].p) make_out(i);
-  std::sort(results_.begin(), results_.end(), [](const Result& a, const Result& b) { return a.field < b.field; });
+  std::sort(results_.begin(), results_.end(),
+            [](const Result& a, const Result& b) { return a.field < b.field; });
 }
 
 void Binder::bind_out(int i, PyObject* given) {
@@ -462,14 +507,21 @@ void Binder::bind_out(int i, PyObject* given) {
   std::vector<i64> shape = result_shape(f);
   DType dtype = dtype_of(f.type, call.f64);
   auto must = [&] {  // on refusal only: describing an array runs Python code
-    const char* name = dtype == DType::f32 ? "float32" : dtype == DType::f64 ? "float64" : dtype == DType::i64_ ? "int64" : dtype == DType::u8_ ? "uint8" : "bool";
-    return where(f) + " must be " + name + " of shape " + shape_text(shape.data(), static_cast<int>(shape.size())) + ", got " + describe(given);
+    const char* name = dtype == DType::f32    ? "float32"
+                       : dtype == DType::f64  ? "float64"
+                       : dtype == DType::i64_ ? "int64"
+                       : dtype == DType::u8_  ? "uint8"
+                                              : "bool";
+    return where(f) + " must be " + name + " of shape " +
+           shape_text(shape.data(), static_cast<int>(shape.size())) + ", got " + describe(given);
   };
   if (v.dtype != dtype) raise("DTypeError", must());
-  if (v.ndim != static_cast<int>(shape.size()) || !std::equal(shape.begin(), shape.end(), v.shape)) raise("ShapeError", must());
+  if (v.ndim != static_cast<int>(shape.size()) || !std::equal(shape.begin(), shape.end(), v.shape))
+    raise("ShapeError", must());
   require_writeable(f, v);
   use_memory(i, true);
-  if (!call.slots[f.slot].p) call.slots[f.slot].p = &numbers_[i];  // a zero-size array without memory
+  if (!call.slots[f.slot].p)
+    call.slots[f.slot].p = &numbers_[i];  // a zero-size array without memory
   results_.push_back({i, py::reinterpret_borrow<py::object>(given), false, false});
 }
 
@@ -478,14 +530,18 @@ void Binder::make_out(int i) {
   std::vector<i64> shape = result_shape(f);
   i64 n = product(shape.data(), static_cast<int>(shape.size()), f);
   DType dtype = dtype_of(f.type, call.f64);
-  if (n > (i64{1} << 62) / static_cast<i64>(item_size(dtype))) throw py::value_error(where(f) + ": result too large");
+  if (n > (i64{1} << 62) / static_cast<i64>(item_size(dtype)))
+    throw py::value_error(where(f) + ": result too large");
   int ndim = static_cast<int>(shape.size());
   void* data = nullptr;
   py::object array;
   bool numpy = library_ == Library::none || library_ == Library::numpy;
-  if (recorder) array = placeholder(recorder->plan, dtype, shape.data(), ndim, &data);
-  else if (numpy) array = new_numpy(dtype, shape.data(), ndim, &data);
-  else array = new_export(dtype, shape.data(), ndim, &data);
+  if (recorder)
+    array = placeholder(recorder->plan, dtype, shape.data(), ndim, &data);
+  else if (numpy)
+    array = new_numpy(dtype, shape.data(), ndim, &data);
+  else
+    array = new_export(dtype, shape.data(), ndim, &data);
   call.slots[f.slot].p = data ? data : &numbers_[i];
   bool number = f.axes.empty() || f.kind == Kind::loss;
   results_.push_back({i, std::move(array), number && ndim == 0 && numpy && !recorder, !numpy});
@@ -503,7 +559,8 @@ void Binder::check_overlaps() const {
       auto [low, high] = written.extent();
       auto [other_low, other_high] = other.extent();
       if (high <= other_low || other_high <= low) continue;
-      bool same = written.data == other.data && written.dtype == other.dtype && written.ndim == other.ndim &&
+      bool same = written.data == other.data && written.dtype == other.dtype &&
+                  written.ndim == other.ndim &&
                   std::equal(written.shape, written.shape + written.ndim, other.shape) &&
                   std::equal(written.strides, written.strides + written.ndim, other.strides);
       bool in_place_pair = fields[w].name == "dlogits" && fields[r].name == "logits";
@@ -511,10 +568,15 @@ void Binder::check_overlaps() const {
       bool may = (op_.elementwise && fields[w].is_result()) || in_place_pair;
       if (same && may && !both_written) continue;
       if (!same && written.library == Library::numpy &&
-          !py::module_::import("numpy").attr("shares_memory")(py::handle(written.object), py::handle(other.object)).cast<bool>())
+          !py::module_::import("numpy")
+               .attr("shares_memory")(py::handle(written.object), py::handle(other.object))
+               .cast<bool>())
         continue;
-      auto label = [&](int i) { return fields[i].is_result() ? "out (" + fields[i].name + ")" : fields[i].name; };
-      throw py::value_error(op_.name + ": " + label(w) + " and " + label(r) + " overlap in memory, and " + label(w) + " would be written");
+      auto label = [&](int i) {
+        return fields[i].is_result() ? "out (" + fields[i].name + ")" : fields[i].name;
+      };
+      throw py::value_error(op_.name + ": " + label(w) + " and " + label(r) +
+                            " overlap in memory, and " + label(w) + " would be written");
     }
   }
 }

@@ -12,7 +12,10 @@ enum { kMaxFields = 28 };
 
 class Binder {
  public:
-  explicit Binder(const OpInfo& op) : op_(op) { call.op = &op; call.f64 = false; }
+  explicit Binder(const OpInfo& op) : op_(op) {
+    call.op = &op;
+    call.f64 = false;
+  }
 
   // Python values by field, in the contract's order; null where not given.
   PyObject* values[kMaxFields] = {};
@@ -34,7 +37,7 @@ class Binder {
   struct Axes {
     const i64* shape = nullptr;
     int count = -1;
-  } axes_[kMaxSlots];    // by DIM slot: the axes that it stands for
+  } axes_[kMaxSlots];  // by DIM slot: the axes that it stands for
   struct Result {
     int field;
     py::object array;  // or the capsule of an export

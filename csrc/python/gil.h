@@ -10,8 +10,7 @@
 
 namespace fnn {
 
-template <class Take>
-auto take_lock(Take take) {
+template <class Take> auto take_lock(Take take) {
   try {
     return take();
   } catch (abi::__forced_unwind&) {

@@ -11,9 +11,9 @@ namespace {
 
 struct PyOp {
   const OpInfo* info;
-  std::vector<int> parameters;     // fields that are arguments, in the order of the signature
-  std::vector<PyObject*> names;    // their names, interned
-  int positional;                  // how many may be given by position
+  std::vector<int> parameters;   // fields that are arguments, in the order of the signature
+  std::vector<PyObject*> names;  // their names, interned
+  int positional;                // how many may be given by position
   bool has_out, has_dtype;
   std::string doc;
   PyMethodDef method;
@@ -30,14 +30,19 @@ void set_keyword(const PyOp& op, PyObject* name, PyObject* value, Values& values
   for (size_t k = 0; k < op.names.size(); k++) {
     if (op.names[k] != name && PyUnicode_Compare(op.names[k], name) != 0) continue;
     PyObject*& slot = values.by_field[op.parameters[k]];
-    if (slot) throw py::type_error(op.info->name + ": argument " + op.info->fields[op.parameters[k]].name + " given twice");
+    if (slot)
+      throw py::type_error(op.info->name + ": argument " + op.info->fields[op.parameters[k]].name +
+                           " given twice");
     slot = value;
     return;
   }
   const char* text = PyUnicode_AsUTF8(name);
-  if (op.has_out && !strcmp(text, "out")) values.out = value == Py_None ? nullptr : value;
-  else if (op.has_dtype && !strcmp(text, "dtype")) values.dtype = value;
-  else throw py::type_error(op.info->name + ": unexpected keyword argument '" + text + "'");
+  if (op.has_out && !strcmp(text, "out"))
+    values.out = value == Py_None ? nullptr : value;
+  else if (op.has_dtype && !strcmp(text, "dtype"))
+    values.dtype = value;
+  else
+    throw py::type_error(op.info->name + ": unexpected keyword argument '" + text + "'");
 }
 
 Values parse(const PyOp& op, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
@@ -47,7 +52,8 @@ Values parse(const PyOp& op, PyObject* const* args, Py_ssize_t count, PyObject* 
                          " positional arguments, got " + std::to_string(count));
   for (Py_ssize_t i = 0; i < count; i++) values.by_field[op.parameters[i]] = args[i];
   Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
-  for (Py_ssize_t i = 0; i < named; i++) set_keyword(op, PyTuple_GET_ITEM(keywords, i), args[count + i], values);
+  for (Py_ssize_t i = 0; i < named; i++)
+    set_keyword(op, PyTuple_GET_ITEM(keywords, i), args[count + i], values);
   return values;
 }
 
@@ -72,8 +78,10 @@ py::object call_once(const PyOp& op, const Values& values) {
   binder.out = values.out;
   binder.dtype = values.dtype;
   binder.bind();
-  if (recorder) recorder->plan->add(*op.info, binder.call.f64, binder.call.slots);
-  else run(binder.call);
+  if (recorder)
+    recorder->plan->add(*op.info, binder.call.f64, binder.call.slots);
+  else
+    run(binder.call);
   return binder.finish();
 }
 
@@ -93,9 +101,11 @@ void refuse_shared(const OpInfo& op, const std::vector<std::unique_ptr<Binder>>&
       const View& v = binders[b]->view(static_cast<int>(i));
       if (!v.object || v.size() == 0) continue;
       auto [low, high] = v.extent();
-      pieces.push_back({low, high, b, op.fields[i].is_inout(), op.fields[i].name + "[" + std::to_string(b) + "]"});
+      pieces.push_back({low, high, b, op.fields[i].is_inout(),
+                        op.fields[i].name + "[" + std::to_string(b) + "]"});
     }
-  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return a.low < b.low; });
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Piece& a, const Piece& b) { return a.low < b.low; });
   // The pieces reaching furthest so far: of all, and of those written.
   const Piece *any = nullptr, *written = nullptr;
   for (const Piece& p : pieces) {
@@ -128,10 +138,12 @@ py::object call_lists(const PyOp& op, Values& values) {
     PyObject* value = values.by_field[p];
     if (!info.fields[p].is_array() || !value || value == Py_None) continue;
     std::string where = info.name + ": " + info.fields[p].name;
-    if (!is_list(value)) throw py::type_error(where + " must be a list as " + info.fields[op.parameters[0]].name + " is");
+    if (!is_list(value))
+      throw py::type_error(where + " must be a list as " + info.fields[op.parameters[0]].name +
+                           " is");
     if (PyTuple_GET_SIZE(value) != length)
-      throw py::value_error(where + " must be a list of " + std::to_string(length) + " arrays, got " +
-                            std::to_string(PyTuple_GET_SIZE(value)));
+      throw py::value_error(where + " must be a list of " + std::to_string(length) +
+                            " arrays, got " + std::to_string(PyTuple_GET_SIZE(value)));
   }
   std::vector<std::unique_ptr<Binder>> binders;
   for (Py_ssize_t j = 0; j < length; j++) {
@@ -143,7 +155,8 @@ py::object call_lists(const PyOp& op, Values& values) {
     }
     binder->bind();
     if (j && binder->call.f64 != binders[0]->call.f64)
-      raise("DTypeError", info.name + ": " + info.fields[op.parameters[0]].name + "[" + std::to_string(j) +
+      raise("DTypeError", info.name + ": " + info.fields[op.parameters[0]].name + "[" +
+                              std::to_string(j) +
                               "] has another type than [0]; all arrays of one call have one type");
     binders.push_back(std::move(binder));
   }
@@ -164,12 +177,11 @@ PyObject* call_op(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
     Values values = parse(op, args, count, keywords);
     bool lists = op.info->in_place && is_list(values.by_field[op.parameters[0]]);
     return (lists ? call_lists(op, values) : call_once(op, values)).release().ptr();
-  } catch (py::error_already_set& e) {
-    e.restore();
-  } catch (py::builtin_exception& e) {
+  } catch (py::error_already_set& e) { e.restore(); } catch (py::builtin_exception& e) {
     e.set_error();
   } catch (std::bad_alloc&) {
-    PyErr_SetString(PyExc_MemoryError, (op.info->name + ": not enough memory for the result or workspace").c_str());
+    PyErr_SetString(PyExc_MemoryError,
+                    (op.info->name + ": not enough memory for the result or workspace").c_str());
   } catch (std::exception& e) {
     PyErr_SetString(PyExc_RuntimeError, (op.info->name + ": " + e.what()).c_str());
   }
@@ -181,7 +193,8 @@ PyObject* call_op(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObj
 std::string default_text(const Field& f) {
   if (f.kind == Kind::opt || f.kind == Kind::optinout) return "None";
   if (f.kind == Kind::flag) return f.integer ? "True" : "False";
-  if (f.kind == Kind::choice) return f.integer < 0 ? "None" : "'" + f.words[static_cast<size_t>(f.integer)] + "'";
+  if (f.kind == Kind::choice)
+    return f.integer < 0 ? "None" : "'" + f.words[static_cast<size_t>(f.integer)] + "'";
   return f.standard;
 }
 
@@ -189,7 +202,8 @@ std::string default_text(const Field& f) {
 std::string signature(const PyOp& op) {
   std::string text = op.info->name + "(";
   bool star = false;
-  int last_required = -1;  // an argument before it by position has no default, though it may be None
+  int last_required =
+      -1;  // an argument before it by position has no default, though it may be None
   for (int p : op.parameters)
     if (!op.info->fields[p].keyword_only && !op.info->fields[p].optional()) last_required = p;
   auto add = [&](const std::string& piece) { text += (text.back() == '(' ? "" : ", ") + piece; };
@@ -208,11 +222,14 @@ std::string kind_text(const OpInfo& op, const Field& f) {
   const char* types[] = {"float32 or float64", "integer", "uint8", "bool"};
   std::string array = std::string(types[static_cast<int>(f.type)]) + " array " + f.shape;
   switch (f.kind) {
-    case Kind::opt: case Kind::optinout: return array + " or None";
+    case Kind::opt:
+    case Kind::optinout: return array + " or None";
     case Kind::targets: return "integer array (n,) or float array (n, c)";
     case Kind::loss: return "number, or array " + f.shape + " with reduction='none'";
-    case Kind::real: case Kind::scalar: return "float" + std::string(f.kind == Kind::scalar ? " or 0-d array" : "");
-    case Kind::integer: case Kind::counter: return "int";
+    case Kind::real:
+    case Kind::scalar: return "float" + std::string(f.kind == Kind::scalar ? " or 0-d array" : "");
+    case Kind::integer:
+    case Kind::counter: return "int";
     case Kind::flag: return "bool";
     case Kind::choice: {
       std::string text = "{";
@@ -228,15 +245,22 @@ std::string documentation(const PyOp& op) {
   auto describe_field = [&](const Field& f) {
     std::string standard = f.is_argument() && f.optional() ? ", default " + default_text(f) : "";
     bool in_place = f.is_inout();
-    text += f.name + " : " + kind_text(*op.info, f) + standard + (in_place ? ", updated in place" : "") + "\n    " + f.doc + "\n";
+    text += f.name + " : " + kind_text(*op.info, f) + standard +
+            (in_place ? ", updated in place" : "") + "\n    " + f.doc + "\n";
   };
   for (int p : op.parameters) describe_field(op.info->fields[p]);
   if (op.has_dtype) text += "dtype : {'float32', 'float64'}\n    Type of the result.\n";
-  if (op.has_out) text += "out : array or tuple of arrays, optional\n    Where the results go; None in a tuple means a new array.\n\nReturns\n-------\n";
+  if (op.has_out)
+    text +=
+        "out : array or tuple of arrays, optional\n    Where the results go; None in a tuple means "
+        "a new array.\n\nReturns\n-------\n";
   for (const Field& f : op.info->fields)
     if (f.is_result()) describe_field(f);
-  text += "\nRaises\n------\nfastnn.DTypeError, fastnn.ShapeError, ValueError, TypeError\n    Before anything is written.\n";
-  if (op.info->find("ignore_index")) text += "fastnn.LabelError\n    A class index outside 0 .. c - 1 that is not ignore_index.\n";
+  text +=
+      "\nRaises\n------\nfastnn.DTypeError, fastnn.ShapeError, ValueError, TypeError\n    Before "
+      "anything is written.\n";
+  if (op.info->find("ignore_index"))
+    text += "fastnn.LabelError\n    A class index outside 0 .. c - 1 that is not ignore_index.\n";
   return text;
 }
 
@@ -269,11 +293,13 @@ void add_ops(py::module_& m) {
     names.append(info.name);
     ops.push_back(make_op(info));
     PyOp& op = ops.back();
-    op.method = {op.info->name.c_str(), reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_op)),
+    op.method = {op.info->name.c_str(),
+                 reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_op)),
                  METH_FASTCALL | METH_KEYWORDS, op.doc.c_str()};
     py::capsule self(&op);
     py::str module("fastnn.ops");
-    m.add_object(op.info->name.c_str(), py::reinterpret_steal<py::object>(PyCFunction_NewEx(&op.method, self.ptr(), module.ptr())));
+    m.add_object(op.info->name.c_str(), py::reinterpret_steal<py::object>(PyCFunction_NewEx(
+                                            &op.method, self.ptr(), module.ptr())));
   }
   m.attr("op_names") = names;
 }

@@ -107,8 +107,9 @@ int main(int argc, char** argv) {
   u64 stride = argc > 1 ? strtoull(argv[1], nullptr, 10) : 16, count = (u64(1) << 24) / stride;
 #define TEST(f, range)                                                                 \
   sweep(#f, stride, [](Vec<float> x) { return f(x); }, [](double x) { return f(x); }); \
-  sample(#f, count, range, [](Vec<double> x) { return f(x); },                         \
-         [](long double x) { return f##l(x); });
+  sample(                                                                              \
+      #f, count, range, [](Vec<double> x) { return f(x); },                            \
+      [](long double x) { return f##l(x); });
   TEST(exp, 750)
   TEST(log, 4)
   TEST(log1p, 4)

@@ -106,7 +106,9 @@ template <class T> FNN_INLINE Vec<T> silu_backward(Vec<T> dy, Vec<T> x) {
 
 // z = 2 sqrt(2/pi) (x + 0.044715 x^3), gelu_tanh being x sigmoid(z), and z's rounding error, which
 // exp would multiply by z. `linear` has so few bits that `inner` minus it is exact.
-template <class T> struct GeluTanh { Vec<T> z, low; };
+template <class T> struct GeluTanh {
+  Vec<T> z, low;
+};
 template <class T> constexpr T kLinear = sizeof(T) == 4 ? T(0x1.9884p+0) : T(0x1.9884533d4p+0);
 template <class T> constexpr T kCubic = T(0x1.2444f2a4d8b4bp-4);
 template <class T> FNN_INLINE GeluTanh<T> gelu_tanh_argument(Vec<T> x) {
@@ -156,7 +158,10 @@ template <class T> FNN_INLINE Vec<T> softplus_backward(Vec<T> dy, Vec<T> x, T be
 
 // At size = min(|x|, end): 2^kLift exp(-size^2 / 2) and Mills' ratio, whose product is the normal
 // distribution's share beyond |x|. It has vanished at the end.
-template <class T> struct NormalTail { Vec<T> size, ratio; Scaled<T> lifted; };
+template <class T> struct NormalTail {
+  Vec<T> size, ratio;
+  Scaled<T> lifted;
+};
 template <class T> FNN_INLINE NormalTail<T> normal_tail(Vec<T> x) {
   const auto& table = choose<T>(kMills_float, kMills_double);
   Vec<T> size = min(set1(table.limit), abs(x)), half = size * set1(T(-0.5));

@@ -28,7 +28,8 @@ template <class T, class F> FNN_INLINE void each_vec(i64 begin, i64 end, F&& f) 
 
 // Likewise, with p aligned in all but the first and last place: Vecs that straddle cache lines cost
 // a third of the memory bandwidth, and arrays of one origin are usually misaligned alike.
-template <class T, class F> FNN_INLINE void each_aligned_vec(const T* p, i64 begin, i64 end, F&& f) {
+template <class T, class F>
+FNN_INLINE void each_aligned_vec(const T* p, i64 begin, i64 end, F&& f) {
   i64 head = i64(-uintptr_t(p + begin) % sizeof(Vec<T>) / sizeof(T));
   if (head > end - begin) head = end - begin;
   if (head > 0) f(PartVec<T>{begin, head});

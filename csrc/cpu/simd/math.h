@@ -8,22 +8,27 @@
 
 template <class T, class F, class D>
 constexpr const auto& choose(const F& for_float, const D& for_double) {
-  if constexpr (sizeof(T) == 4) return for_float;
-  else return for_double;
+  if constexpr (sizeof(T) == 4)
+    return for_float;
+  else
+    return for_double;
 }
 
 template <class T> constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52;
 template <class T> constexpr int kBias = sizeof(T) == 4 ? 127 : 1023;
 template <class T> constexpr T kSmallestNormal = sizeof(T) == 4 ? T(0x1p-126) : T(0x1p-1022);
 template <class T> constexpr T kLn2 = T(0x1.62e42fefa39efp-1);
-template <class T> constexpr T kLn2Low = sizeof(T) == 4 ? T(0x1.62e42fefa39efp-1 - double(kLn2<T>))
-                                                        : T(0x1.abc9e3b39803fp-56);
+template <class T>
+constexpr T kLn2Low =
+    sizeof(T) == 4 ? T(0x1.62e42fefa39efp-1 - double(kLn2<T>)) : T(0x1.abc9e3b39803fp-56);
 
 // c[0] + c[1] x + c[2] x^2 + ..., unrolled by recursion; from the coefficient `first` on.
 template <size_t first = 0, class T, size_t n>
 FNN_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[n]) {
-  if constexpr (first == n - 1) return set1(c[first]);
-  else return fma(polynomial<first + 1>(x, c), x, set1(c[first]));
+  if constexpr (first == n - 1)
+    return set1(c[first]);
+  else
+    return fma(polynomial<first + 1>(x, c), x, set1(c[first]));
 }
 
 template <class T> FNN_INLINE Vec<T> copy_sign(Vec<T> size, Vec<T> sign) {
@@ -34,7 +39,9 @@ template <class T> FNN_INLINE Vec<T> copy_sign(Vec<T> size, Vec<T> sign) {
 
 // x = r + e ln 2 with |r| <= ln(2)/2. e + shift are the low bits of `biased`: the sum with
 // 1.5 * 2^mantissa has no fraction.
-template <class T> struct Reduced { Vec<T> r, e, biased; };
+template <class T> struct Reduced {
+  Vec<T> r, e, biased;
+};
 template <int shift = 0, class T> FNN_INLINE Reduced<T> reduce(Vec<T> x) {
   constexpr T magic = (sizeof(T) == 4 ? T(0x1.8p23) : T(0x1.8p52)) + shift;
   Vec<T> biased = fma(x, set1(T(0x1.71547652b82fep+0)), set1(magic));
@@ -55,7 +62,9 @@ template <class T> FNN_INLINE Vec<T> exp(Vec<T> x) {
 
 // 2^shift exp(x + low) = value * power, a power of two, where that is a normal number: its exponent
 // field is simply shifted into place.
-template <class T> struct Scaled { Vec<T> value, power; };
+template <class T> struct Scaled {
+  Vec<T> value, power;
+};
 template <int shift, class T> FNN_INLINE Scaled<T> exp_shifted(Vec<T> x, Vec<T> low) {
   Reduced<T> x_ = reduce<shift + kBias<T>>(x);
   return {exp_reduced(x_.r + low), from_bits(shift_left(bits(x_.biased), kMantissa<T>))};
@@ -76,11 +85,13 @@ template <class T> FNN_INLINE Vec<T> log_reduced(Vec<T> f, Vec<T> low, Vec<T> ex
 }
 
 // The integer e with 2^-1/2 <= x * 2^-e < 2^1/2 and that product, for normal x > 0.
-template <class T> struct Binary { Vec<T> mantissa, exponent; };
+template <class T> struct Binary {
+  Vec<T> mantissa, exponent;
+};
 template <class T> FNN_INLINE Binary<T> split_exponent(Vec<T> x) {
   IntVec<T> sqrt_half = bits(set1(T(0x1.6a09e667f3bcdp-1)));
   IntVec<T> offset = bits(x) - sqrt_half;
-  IntVec<T> fraction = offset & set1_int<T>((i64(1) << kMantissa<T>) - 1);
+  IntVec<T> fraction = offset & set1_int<T>((i64(1) << kMantissa<T>)-1);
   return {from_bits(fraction + sqrt_half), to_float(shift_right_arith(offset, kMantissa<T>))};
 }
 
@@ -118,8 +129,7 @@ template <class T> FNN_INLINE Vec<T> log1p_unit(Vec<T> x) { return x * log1p_uni
 
 // ---- tanh, erf -----------------------------------------------------------------------------
 
-template <class T, int n>
-FNN_INLINE IntVec<T> find_piece(const Piecewise<T, n>& table, Vec<T> x) {
+template <class T, int n> FNN_INLINE IntVec<T> find_piece(const Piecewise<T, n>& table, Vec<T> x) {
   return shift_right(bits(x + set1(table.offset)), kMantissa<T> - 2);
 }
 
@@ -127,8 +137,10 @@ FNN_INLINE IntVec<T> find_piece(const Piecewise<T, n>& table, Vec<T> x) {
 template <int first, class T, int n>
 FNN_INLINE Vec<T> piece(const Piecewise<T, n>& table, IntVec<T> i, Vec<T> t) {
   Vec<T> c = lookup(table.rows[1 + first], i);
-  if constexpr (first == n - 1) return c;
-  else return fma(piece<first + 1>(table, i, t), t, c);
+  if constexpr (first == n - 1)
+    return c;
+  else
+    return fma(piece<first + 1>(table, i, t), t, c);
 }
 
 // An odd function that is 1 beyond table.limit. Constant terms are exact to far below an ulp and
@@ -153,7 +165,9 @@ template <class T> FNN_INLINE Vec<T> erf(Vec<T> x) {
 // ---- erfc ----------------------------------------------------------------------------------
 
 // value + low: a result and its rounding error.
-template <class T> struct Double { Vec<T> value, low; };
+template <class T> struct Double {
+  Vec<T> value, low;
+};
 
 // exp(r + low) for |r| <= ln(2)/2.
 template <class T> FNN_INLINE Double<T> exp_double(Vec<T> r, Vec<T> low) {

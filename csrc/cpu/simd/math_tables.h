@@ -1,5 +1,6 @@
 // Coefficients of math.h, derived by math_tables.py.
 #pragma once
+// clang-format off: a table, one line each
 
 // A function by 16 polynomials about 16 centres. The last 2 bits of the exponent and the first 2
 // of the mantissa of |x| + offset choose one; beyond limit the function has reached its end.

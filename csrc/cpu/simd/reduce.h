@@ -61,9 +61,7 @@ template <class T, class F> FNN_INLINE double sum_vecs(i64 begin, i64 end, F&& f
     total.add((a + b) + (c + d));
   }
   for (; i + lanes <= end; i += lanes) total.add(f(WholeVec<T>{i}));
-  if (i < end) {
-    total.add(select(first_n<T>(end - i), f(PartVec<T>{i, end - i}), zero<T>()));
-  }
+  if (i < end) { total.add(select(first_n<T>(end - i), f(PartVec<T>{i, end - i}), zero<T>())); }
   return total.total();
 }
 
@@ -84,9 +82,8 @@ template <class T, class F> FNN_INLINE T max_vecs(i64 begin, i64 end, F&& f) {
 // has room for n / kChunk + 1 doubles and must not be written again before the next barrier.
 template <class F> FNN_INLINE double sum_chunks(const Team& team, i64 n, double* partials, F&& f) {
   i64 chunks = (n + kChunk - 1) / kChunk;
-  share(team, chunks, [&](i64 k) {
-    partials[k] = f(k * kChunk, (k + 1) * kChunk < n ? (k + 1) * kChunk : n);
-  });
+  share(team, chunks,
+        [&](i64 k) { partials[k] = f(k * kChunk, (k + 1) * kChunk < n ? (k + 1) * kChunk : n); });
   barrier(team);
   double total = 0;
   for (i64 k = 0; k < chunks; k++) total += partials[k];

@@ -1,6 +1,7 @@
 // AVX2 and FMA: a Vec is two ymm registers, a Mask two registers of all-ones or all-zeros lanes.
 // The meaning of every function is in vec.h.
 #pragma once
+// clang-format off: a table, one line each
 #include <immintrin.h>
 
 template <> struct Vec<float> { static constexpr int lanes = 16; __m256 v[2]; };

@@ -1,6 +1,7 @@
 // AVX-512 (F, VL, BW, DQ): a Vec is one zmm register, a Mask one k register. The meaning of every
 // function is in vec.h.
 #pragma once
+// clang-format off: a table, one line each
 // GCC 12 takes the deliberately undefined pass-through operands of its own intrinsics for a mistake.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"

@@ -2,6 +2,7 @@
 // of all-ones or all-zeros lanes. fma is the C library's where the CPU has none: slow, the same
 // bits. The meaning of every function is in vec.h.
 #pragma once
+// clang-format off: a table, one line each
 #include <string.h>
 
 // Forced inlining would make five times as much code, for a tenth of the time at most.
