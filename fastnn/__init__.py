@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from fastnn import errors, ops
+from fastnn import _core, errors, ops
 from fastnn._core import get_num_threads, set_num_threads
 from fastnn.config import from_config, to_config
 from fastnn.errors import (
@@ -87,6 +87,8 @@ __all__ = [
     "show_config",
     "to_config",
 ]
+
+_core.read_environment()  # not while the module loads: that would make any error an ImportError
 
 try:
     __version__ = version("fastnn")

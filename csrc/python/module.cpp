@@ -62,9 +62,9 @@ void read_environment() {
 
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "fastnn's native part: kernels, plans, threads.";
-  read_environment();
   fnn::add_ops(m);
   fnn::add_plan(m);
+  m.def("read_environment", read_environment, "Obey FASTNN_ISA and FASTNN_NUM_THREADS.");
   m.def("set_num_threads", set_num_threads, py::arg("n"),
         "Use n threads (1 to 1024) for large work.");
   m.def("get_num_threads", fnn::num_threads, "Number of threads used for large work.");
