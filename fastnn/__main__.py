@@ -45,7 +45,6 @@ _SCHEDULES: dict[str, Callable[[int], Schedule]] = {  # from the number of updat
     "warmup": lambda updates: Warmup(-(-updates // 10), Cosine(updates)),
     "step": lambda updates: Step(-(-updates // 3)),
 }
-_VALIDATION = 0.1  # share of the training data
 _QUICK_BATCHES = (1, 32, 1000)
 _QUICK = curve.Effort(probe_seconds=0.05, update_seconds=0.05, epoch_seconds=0.2)
 _FAILURES = (
@@ -101,7 +100,7 @@ def _train(args: argparse.Namespace) -> Report:
         data.y_train,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        validation_split=_VALIDATION,
+        validation_split=args.validation_split,
         callbacks=[_print_epoch],
         progress=False,
     )
@@ -158,7 +157,7 @@ def _network(data: Dataset, hidden: Sequence[int], batch_norm: bool) -> fnn.Sequ
 
 
 def _new_trainer(args: argparse.Namespace, data: Dataset) -> fnn.Trainer:
-    training = len(data.x_train) - int(_VALIDATION * len(data.x_train))
+    training = len(data.x_train) - round(args.validation_split * len(data.x_train))
     updates = args.epochs * -(-training // args.batch_size)
     return fnn.Trainer(
         _network(data, args.hidden, args.batch_norm),
@@ -173,10 +172,14 @@ def _new_trainer(args: argparse.Namespace, data: Dataset) -> fnn.Trainer:
 
 def _print_epoch(history: fnn.History) -> None:
     last = {name: values[-1] for name, values in history.epochs.items() if len(values)}
+    validation = ""
+    if "val_loss" in last:
+        validation = (
+            f"validation loss {last['val_loss']:.4f}, accuracy {last['val_accuracy']:.4f}, "
+        )
     print(
         f"epoch {len(history.epochs['loss']):3}: loss {last['loss']:.4f}, "
-        f"accuracy {last['accuracy']:.4f}, validation loss {last['val_loss']:.4f}, "
-        f"accuracy {last['val_accuracy']:.4f}, {last['seconds']:.2f} s",
+        f"accuracy {last['accuracy']:.4f}, {validation}{last['seconds']:.2f} s",
         flush=True,
     )
 
@@ -309,6 +312,13 @@ def _add_train(add: Any) -> None:
     add("--no-batch-norm", dest="batch_norm", action="store_false", help="default: with")
     add("--optimizer", choices=_OPTIMIZERS, default="adam", help="default: adam")
     add("--schedule", choices=_SCHEDULES, default="constant", help="default: constant")
+    add(
+        "--validation-split",
+        type=float,
+        metavar="SHARE",
+        default=0.0,
+        help="share of the training data, its end, to validate on; default: 0",
+    )
     precisions = ("float32", "float64", "tf32", "bf16")
     add("--precision", choices=precisions, default="float32", help="default: float32")
     add("--save", type=Path, metavar="FILE", help="write the trained model (safetensors)")

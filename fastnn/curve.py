@@ -56,12 +56,12 @@ class Effort:
     update_seconds : float
         Time for a library's updates (at least three are made, at most 200).
     epoch_seconds : float
-        Time for fastnn's epochs; one that takes longer is worked out from its updates.
+        An epoch that takes longer is worked out from its updates, others are run.
     """
 
     probe_seconds: float = 0.3
     update_seconds: float = 0.5
-    epoch_seconds: float = 1.5
+    epoch_seconds: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def measure(
         )
         if ours.epoch <= effort.epoch_seconds:
             fit = partial(trainer.fit, x, y, batch_size=batch, progress=False)
-            ours = replace(ours, epoch_samples=time_calls(fit, effort.epoch_seconds, 5))
+            ours = replace(ours, epoch_samples=time_calls(fit, effort.epoch_seconds / 2, 3))
         yield [ours, *others]
 
 

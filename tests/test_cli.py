@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
     """A short training on the digits: (folder, result of the run)."""
     folder = tmp_path_factory.mktemp("trained")
     args = ("--epochs", 5, "--batch-size", 32, "--json", "history.json", "--save", "m.safetensors")
-    return folder, run(folder, "train", *args)
+    return folder, run(folder, "train", "--validation-split", 0.1, *args)
 
 
 def test_info_shows_what_show_config_shows(tmp_path):
