@@ -5,11 +5,11 @@
 #include "ops.h"
 
 enum : i64 {
-  kTerms = 256,       // terms of one FMA chain; an element is the sum of its chains, in order
-  kBlockVecs = 32,    // 64-byte vectors across a block of the right factor: half of a usual L2
-  kTileRowsMost = 16, // rows of a tile of the left factor
-  kResultVecs = 8,    // 64-byte vectors across, and
-  kResultRows = 256,  // rows of the part of a transposed result that is computed at once
+  kTerms = 256,        // terms of one FMA chain; an element is the sum of its chains, in order
+  kBlockVecs = 32,     // 64-byte vectors across a block of the right factor: half of a usual L2
+  kTileRowsMost = 16,  // rows of a tile of the left factor
+  kResultVecs = 8,     // 64-byte vectors across, and
+  kResultRows = 256,   // rows of the part of a transposed result that is computed at once
 };
 
 struct MatmulSlot {

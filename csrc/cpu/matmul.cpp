@@ -23,10 +23,10 @@ template <class T> struct Product {
   const bool transposed, exact;
   const View<T> left, right;
   const i64 m, n, k;
-  i64 row_tiles, widest;            // tiles of rows; Vecs across a tile
-  i64 block_tiles, block_columns;   // computed at once
+  i64 row_tiles, widest;           // tiles of rows; Vecs across a tile
+  i64 block_tiles, block_columns;  // computed at once
   i64 result_rs;
-  T *block, *left_tile, *result;    // this thread's workspace; result is y if not transposed
+  T *block, *left_tile, *result;  // this thread's workspace; result is y if not transposed
 
   Product(const matmul_args<T>& args, bool swap, char* slot, const MatmulSlot& size)
       : a(args), transposed(swap), exact(args.precision != 1),
@@ -98,7 +98,8 @@ template <class T> struct Product {
     }
   }
 
-  // Rows i0..i1, columns j0..j1 of y, where the product lies: adds the bias, applies the activation.
+  // Rows i0..i1, columns j0..j1 of y, where the product lies: adds the bias, applies the
+  // activation.
   void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
     if (!a.bias && a.activation < 0 && !a.preactivation) return;
     for (i64 i = i0; i < i1; i++) {
@@ -144,11 +145,13 @@ template <class T> struct Product {
           const i64 vecs = how == kTransposing ? kNarrow<T> : tile_vecs(j1 - j);
           const i64 width = vecs * kLanes<T>, end = least(j + width, j1);
           tile.columns = end - j;
-          tile.right = how == kInBlock ? View<T>{block + (j - j0) * terms, width, 1} : right.at(k0, j);
+          tile.right =
+              how == kInBlock ? View<T>{block + (j - j0) * terms, width, 1} : right.at(k0, j);
           tile.next = right.at(last ? 0 : k0 + terms, last ? j1 : j).p;
           tile.out = result + (transposed ? (row - first_row) * result_rs + j - j0 : row * n + j);
           if (t + 1 < t1) fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
-          const auto f = how == kTransposing ? find_transposing_tile<T>(rows) : find_tile<T>(rows, vecs);
+          const auto f =
+              how == kTransposing ? find_transposing_tile<T>(rows) : find_tile<T>(rows, vecs);
           if (transposed || tile.columns == width) {
             f(tile);
           } else {

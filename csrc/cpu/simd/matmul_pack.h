@@ -53,7 +53,8 @@ FNN_INLINE void transpose_squares(const double* from, i64 cs, double* to, i64 to
   Squares<double>::Row a, b;
   load_halves(from, from + 2 * cs, a);
   load_halves(from + cs, from + 3 * cs, b);
-  auto lo = __builtin_shuffle(a, b, Index{0, 4, 2, 6}), hi = __builtin_shuffle(a, b, Index{1, 5, 3, 7});
+  auto lo = __builtin_shuffle(a, b, Index{0, 4, 2, 6}),
+       hi = __builtin_shuffle(a, b, Index{1, 5, 3, 7});
   memcpy(to, &lo, sizeof lo);
   memcpy(to + to_rs, &hi, sizeof hi);
 }
@@ -99,7 +100,8 @@ template <class T> void pack(View<T> from, i64 rows, i64 columns, T* to, i64 to_
   constexpr i64 lanes = Vec<T>::lanes;
   if (from.cs != 1) {
     const i64 padded = (columns + lanes - 1) / lanes * lanes;
-    for (i64 i = 0; columns < padded && i < rows; i++) store(to + i * to_rs + padded - lanes, zero<T>());
+    for (i64 i = 0; columns < padded && i < rows; i++)
+      store(to + i * to_rs + padded - lanes, zero<T>());
     return pack_columns(from, rows, columns, to, to_rs, ahead);
   }
   for (i64 i = 0; i < rows; i++, from.p += from.rs, to += to_rs) {

@@ -14,8 +14,8 @@ template <class T> struct Tile {
   T* out;         // rows of whole Vecs
   i64 out_rs;
   i64 terms, columns;
-  bool add;       // to what is in out
-  bool exact;     // else a right factor that is transposed is rounded to bfloat16
+  bool add;    // to what is in out
+  bool exact;  // else a right factor that is transposed is rounded to bfloat16
 };
 
 template <class T, int R, int V>
@@ -91,7 +91,8 @@ template <class T, int R, int V> void transposing_tile(const Tile<T>& t) {
     const i64 now = k < 0 ? 0 : t.terms - k < lanes ? t.terms - k : lanes;
     const i64 coming = t.terms - k - lanes < lanes ? t.terms - k - lanes : lanes;
     const View<T> from = t.right.at(k + lanes, 0);
-    const i64 ahead = coming < lanes || k + 2 * lanes == t.terms ? t.next - from.p : lanes * from.rs;
+    const i64 ahead =
+        coming < lanes || k + 2 * lanes == t.terms ? t.next - from.p : lanes * from.rs;
     const bool interleaved = squares && now == lanes && coming == lanes;
     if (!interleaved && coming > 0) {
       pack(from, coming, t.columns, to, width, ahead);
@@ -141,9 +142,9 @@ template <class T> TileFn<T> find_tile(i64 rows, i64 vecs) {
   switch (vecs) {
     case 1: return find_tile<T, 1>(rows);
     case 2: return find_tile<T, 2>(rows);
-    case 4: return find_tile<T, sums < 4 ? 1 : 4>(rows);
-    case 8: return find_tile<T, sums < 8 ? 1 : 8>(rows);
-    default: return find_tile<T, sums < 16 ? 1 : 16>(rows);
+    case 4: return find_tile < T, sums<4 ? 1 : 4>(rows);
+    case 8: return find_tile < T, sums<8 ? 1 : 8>(rows);
+    default: return find_tile < T, sums<16 ? 1 : 16>(rows);
   }
 }
 
