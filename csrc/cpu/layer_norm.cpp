@@ -7,7 +7,9 @@
 
 namespace {
 
-template <class T> struct RowSums { Vec<T> first = zero<T>(), second = zero<T>(); };
+template <class T> struct RowSums {
+  Vec<T> first = zero<T>(), second = zero<T>();
+};
 
 // Over a row: f(at, sums) adds to two sums, four of each side by side against the latency.
 template <class T, class F> FNN_INLINE RowSums<T> sum_row(i64 c, F&& f) {
@@ -24,7 +26,9 @@ template <class T, class F> FNN_INLINE RowSums<T> sum_row(i64 c, F&& f) {
 }
 
 // xhat = (x - mean) * rstd - lost; `lost` is what rounding took from the mean.
-template <class T> struct Statistics { T mean, rstd, lost; };
+template <class T> struct Statistics {
+  T mean, rstd, lost;
+};
 
 template <class T> Statistics<T> statistics(const T* x, i64 c, double eps) {
   if (c == 0) return {T(0), T(1 / sqrt(eps)), T(0)};
@@ -57,26 +61,24 @@ template <class T> void normalise_row(const layer_norm_args<T>& a, i64 i) {
   });
 }
 
-// dgamma and dbeta of columns begin..end. The outputs hold the sum of the blocks so far.
-template <class T>
-void sum_columns(const layer_norm_backward_args<T>& a, i64 begin, i64 end) {
-  for (i64 block = 0; block == 0 || block < a.n; block += kBlock) {
-    each_strip(a.x, begin, end, [&]<int W>(Strip<T, W> strip, i64 j) {
-      const i64 rows = least(kBlock, a.n - block);
-      auto sums = sum_rows<T, W>(rows, [&](i64 r, int v, Vec<T>& dgamma, Vec<T>& dbeta) {
-        const i64 i = block + r, row = i * a.c + j;
-        Vec<T> dy = strip.load(a.dy + row, v);
-        dgamma = fma(dy, (strip.load(a.x + row, v) - set1(a.mean[i])) * set1(a.rstd[i]), dgamma);
-        dbeta = dbeta + dy;
-      });
-      FNN_EACH(v) {
-        auto add = [&](T* total, Vec<T> part) {
-          strip.store(total + j, v, block == 0 ? part : strip.load(total + j, v) + part);
-        };
-        add(a.dgamma, sums.first[v]);
-        add(a.dbeta, sums.second[v]);
-      }
+// dgamma and dbeta of a panel.
+template <class T> void sum_panel(const layer_norm_backward_args<T>& a, Panel panel) {
+  T dgamma[kPanel * Vec<T>::lanes], dbeta[kPanel * Vec<T>::lanes];
+  for (i64 j = panel.begin; j < panel.end; j++) a.dgamma[j] = a.dbeta[j] = 0;
+  for (i64 block = 0; block < a.n; block += kBlock) {
+    sum_block(panel, least(kBlock, a.n - block), dgamma, dbeta, [&](auto strip, i64 k) {
+      return [&, strip, at = block * a.c + panel.first + k](i64 i, int v, Vec<T>& products,
+                                                            Vec<T>& sum) {
+        Vec<T> dy = strip.load(a.dy + at + i * a.c, v), x = strip.load(a.x + at + i * a.c, v);
+        Vec<T> xhat = (x - set1(a.mean[block + i])) * set1(a.rstd[block + i]);
+        products = fma(dy, xhat, products);
+        sum = sum + dy;
+      };
     });
+    for (i64 j = panel.begin; j < panel.end; j++) {
+      a.dgamma[j] += dgamma[j - panel.first];
+      a.dbeta[j] += dbeta[j - panel.first];
+    }
   }
 }
 
@@ -106,7 +108,7 @@ KERNEL(layer_norm) {
 
 // The columns come first, as dx may be dy or x.
 KERNEL(layer_norm_backward) {
-  share_range(team, a.c, Vec<T>::lanes, [&](i64 begin, i64 end) { sum_columns(a, begin, end); });
+  share_panels(team, a.x, a.c, [&](Panel panel) { sum_panel(a, panel); });
   barrier(team);
   share(team, a.n, [&](i64 i) { backward_row(a, i); });
 }

@@ -1,61 +1,115 @@
 // Sums down the columns of a matrix whose rows are examples: two of them at once, such as those of
 // a gradient and of its product with the input. A block of rows is 16 chains of 16, added in order,
 // 8 times more exact than one chain; callers add the blocks in order. As no lane meets another,
-// columns may be cut anywhere without a change of the bits.
+// columns may be cut anywhere without a change of the bits: they are cut where Vecs are aligned.
 #pragma once
 #include "vec.h"
 
 namespace {
 
-enum : i64 { kChain = 16, kBlock = 256 };
-enum { kWide = 4 };
+enum : i64 { kChain = 16, kBlock = 256 };  // rows
+enum { kWide = 4, kPanel = 32 };           // Vecs
 
 FNN_INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
-#define FNN_EACH(v) _Pragma("GCC unroll 4") for (int v = 0; v < W; v++)
+#define FNN_EACH(v) _Pragma("GCC unroll 4") for (int v = 0; v < kWide; v++)
 
-// W Vecs side by side. Whole if W is kWide, else the first `used` lanes of one.
-template <class T, int W> struct Strip {
-  i64 used;
+// kWide Vecs side by side, all of them in use.
+template <class T> struct WholeStrip {
+  static constexpr bool whole = true;
 
-  Vec<T> load(const T* p, int v) const {
-    return W == 1 ? load_n(p, used) : ::load(p + v * Vec<T>::lanes);
+  Vec<T> load(const T* p, int v) const { return ::load(p + v * Vec<T>::lanes); }
+  void store(T* p, int v, Vec<T> x) const { ::store(p + v * Vec<T>::lanes, x); }
+};
+
+// Only lanes begin..end are; the others load as 0. Masked stores are slow on some CPUs.
+template <class T> struct PartStrip {
+  static constexpr bool whole = false;
+  Mask<T> used[kWide];
+  bool full[kWide];
+
+  PartStrip(i64 begin, i64 end) {
+    constexpr i64 lanes = Vec<T>::lanes;
+    for (i64 v = 0; v < kWide; v++) {
+      auto clamp = [&](i64 i) { return i < v * lanes ? 0 : least(i - v * lanes, lanes); };
+      used[v] = first_n<T>(clamp(end)) & !first_n<T>(clamp(begin));
+      full[v] = all(used[v]);
+    }
   }
+  Vec<T> load(const T* p, int v) const { return load_masked(p + v * Vec<T>::lanes, used[v]); }
   void store(T* p, int v, Vec<T> x) const {
-    if (W == 1) return store_n(p, x, used);
-    ::store(p + v * Vec<T>::lanes, x);
+    if (full[v]) return ::store(p + v * Vec<T>::lanes, x);
+    store_masked(p + v * Vec<T>::lanes, x, used[v]);
   }
 };
 
-// f(strip, j) for the strips of columns begin..end; the wide ones start where p + j is aligned.
-template <class T, class F> FNN_INLINE void each_strip(const T* p, i64 begin, i64 end, F&& f) {
-  constexpr i64 lanes = Vec<T>::lanes, wide = kWide * lanes;
-  i64 j = begin, head = least(i64(-uintptr_t(p + j) % sizeof(Vec<T>) / sizeof(T)), end - j);
-  if (head > 0) f(Strip<T, 1>{head}, j);
-  for (j += head; j + wide <= end; j += wide) f(Strip<T, kWide>{wide}, j);
-  for (; j < end; j += lanes) f(Strip<T, 1>{least(lanes, end - j)}, j);
+// Columns begin..end, at most kPanel Vecs. Place k of the panel is column first + k.
+struct Panel {
+  i64 first, begin, end;
+};
+
+// f(strip, k) for the strips of a panel.
+template <class T, class F> FNN_INLINE void each_strip(Panel panel, F&& f) {
+  constexpr i64 wide = kWide * Vec<T>::lanes;
+  for (i64 k = 0, j = panel.first; j < panel.end; k += wide, j += wide) {
+    if (j >= panel.begin && j + wide <= panel.end) {
+      f(WholeStrip<T>{}, k);
+    } else {
+      f(PartStrip<T>(panel.begin - j, panel.end - j), k);
+    }
+  }
 }
 
-template <class T, int W> struct ColumnSums {
-  Vec<T> first[W] = {}, second[W] = {};
+// f(panel) for the panels of this thread's columns of rows that start at p.
+template <class T, class F>
+FNN_INLINE void share_panels(const Team& team, const T* p, i64 c, F&& f) {
+  constexpr i64 lanes = Vec<T>::lanes, wide = kPanel * lanes;
+  const i64 before = i64(uintptr_t(p) % sizeof(Vec<T>) / sizeof(T));  // from the line's start to p
+  share_range(team, c + before, lanes, [&](i64 begin, i64 end) {
+    for (; begin < end; begin += wide) {
+      const i64 first = begin - before;
+      f(Panel{first, first < 0 ? 0 : first, least(begin + wide, end) - before});
+    }
+  });
+}
 
-  void add(const ColumnSums& part) {
-    FNN_EACH(v) first[v] = first[v] + part.first[v];
-    FNN_EACH(v) second[v] = second[v] + part.second[v];
-  }
+template <class T> struct ColumnSums {
+  Vec<T> first[kWide] = {}, second[kWide] = {};
 };
 
-// Over the rows of a block: f(row, v, first, second) adds to the two sums of Vec v.
-template <class T, int W, class F> FNN_INLINE ColumnSums<T, W> sum_rows(i64 rows, F&& f) {
-  ColumnSums<T, W> total;
-  for (i64 begin = 0; begin < rows; begin += kChain) {
-    ColumnSums<T, W> chain;
-    for (i64 i = begin, end = least(begin + kChain, rows); i < end; i++) {
-      FNN_EACH(v) f(i, v, chain.first[v], chain.second[v]);
-    }
-    total.add(chain);
+// Two sums over the rows of a block, for place k of a panel in first[k] and second[k].
+// f(strip, k) gives the function (row, v, first, second) that adds a row to the sums of Vec v.
+// Sums stay in registers for `visit` rows of a strip: a chain is best for what is in the cache, one
+// row for what is not, since only reading in order reaches the bandwidth of memory.
+template <i64 visit = kChain, class T, class F>
+FNN_INLINE void sum_block(Panel panel, i64 rows, T* first, T* second, F&& f) {
+  constexpr i64 lanes = Vec<T>::lanes;
+  T chain1[kPanel * lanes], chain2[kPanel * lanes];
+  for (i64 i = 0; i < rows; i += visit) {
+    const i64 end = least(i + visit, rows);
+    const bool starts = i % kChain == 0, ends = end % kChain == 0 || end == rows;
+    each_strip<T>(panel, [&](auto strip, i64 k) {
+      auto add_row = f(strip, k);
+      ColumnSums<T> chain;
+      if (!starts) {
+        FNN_EACH(v) chain.first[v] = load(chain1 + k + v * lanes);
+        FNN_EACH(v) chain.second[v] = load(chain2 + k + v * lanes);
+      }
+      for (i64 row = i; row < end; row++) {
+        FNN_EACH(v) add_row(row, v, chain.first[v], chain.second[v]);
+      }
+      if (!ends) {
+        FNN_EACH(v) store(chain1 + k + v * lanes, chain.first[v]);
+        FNN_EACH(v) store(chain2 + k + v * lanes, chain.second[v]);
+        return;
+      }
+      auto add = [&](T* total, int v, Vec<T> part) {
+        strip.store(total, v, i < kChain ? part : strip.load(total, v) + part);
+      };
+      FNN_EACH(v) add(first + k, v, chain.first[v]);
+      FNN_EACH(v) add(second + k, v, chain.second[v]);
+    });
   }
-  return total;
 }
 
 }  // namespace

@@ -1,0 +1,73 @@
+// What batch_norm and batch_norm_backward share.
+#pragma once
+#include <string.h>
+
+#include "simd/columns.h"
+#include "simd/each.h"
+#include "simd/stream.h"
+
+namespace {
+
+// Inputs (n, c) are worked on in one of two orders, with the same bits. By columns: a thread takes
+// a panel of them from sums to result while it is in the cache. By rows, for what no cache holds:
+// threads share the blocks of rows and read whole rows in order, as only that reaches the bandwidth
+// of memory. The sums then wait in the result's memory, which must hold no input, and the result is
+// streamed.
+template <class T> bool by_rows(i64 n, i64 c) {
+  return n >= kBlock && n * c * i64(sizeof(T)) >= i64(16) << 20;
+}
+
+// Whether whole strips are aligned in every row.
+template <class T> bool streams(const T* p, i64 c) {
+  return uintptr_t(p) % sizeof(T) == 0 && c % Vec<T>::lanes == 0;
+}
+
+template <class T, class Strip>
+FNN_INLINE void put(bool streamed, Strip strip, T* p, int v, Vec<T> x) {
+  if (streamed && strip.whole) return stream(p + v * Vec<T>::lanes, x);
+  strip.store(p, v, x);
+}
+
+constexpr Team kAlone = {0, 1, nullptr};
+
+// f(first, rows) for the rows of this thread, the last block first: it may still be in the cache.
+template <class F> FNN_INLINE void share_rows_backwards(const Team& team, i64 n, i64 block, F&& f) {
+  share_range(team, n, kChain, [&](i64 begin, i64 end) {
+    for (i64 stop = end; stop > begin; stop -= least(block, stop - begin)) {
+      f(stop - least(block, stop - begin), least(block, stop - begin));
+    }
+  });
+}
+
+// With trailing axes a thread takes whole channels. This holds consecutive values of one channel,
+// laid out as rows of a wide strip.
+template <class T> struct Piece {
+  static constexpr i64 width = kWide * Vec<T>::lanes, capacity = 64 * width;
+  alignas(64) T values[capacity];
+  i64 count;
+
+  i64 rows() const { return (count + width - 1) / width; }
+
+  // Takes values `from` and on of a channel that lies in runs of s, `stride` apart.
+  void gather(const T* x, i64 s, i64 stride, i64 from, i64 end) {
+    count = least(capacity, end - from);
+    for (i64 done = 0, run; done < count; done += run) {
+      const i64 within = (from + done) % s;
+      run = least(s - within, count - done);
+      memcpy(values + done, x + (from + done) / s * stride + within, size_t(run) * sizeof(T));
+    }
+  }
+
+  // Fills up the last row.
+  void pad(T filler) {
+    for (i64 i = count; i < rows() * width; i++) values[i] = filler;
+  }
+};
+
+// One number from the lanes of a wide strip.
+template <class T> T fold(const T* x) {
+  constexpr int lanes = Vec<T>::lanes;
+  return sum((load(x) + load(x + 2 * lanes)) + (load(x + lanes) + load(x + 3 * lanes)));
+}
+
+}  // namespace
