@@ -1,9 +1,13 @@
 """What a Trainer does with a model, data and a loss, and what it refuses."""
 
 import dataclasses
+import gc
 import io
 import itertools
+import resource
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -934,6 +938,38 @@ def test_many_batch_sizes_do_not_pile_up():
     for n in range(2, 60):
         ours.step(x[:n], y[:n])
     assert len(ours._programs.kept) <= 16
+
+
+def test_a_plan_uses_the_memory_of_gradients_again():
+    x, y = data(256)
+    deep = [layer for _ in range(10) for layer in (fnn.Linear(64, 64), fnn.Tanh())]
+    model = fnn.Sequential(fnn.Linear(FEATURES, 64), *deep, fnn.Linear(64, CLASSES))
+    ours = trainer(model)
+    ours.step(x, y)
+    plan = next(p for (kind, _), p in ours._programs.kept.items() if kind == "step")._plan
+    activation = 256 * 64 * 4
+    assert plan.bytes < (2 * 10 + 5) * activation  # two a layer for the way back, not four
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_dropped_trainer_gives_its_memory_back():
+    x, y = data(4000)
+
+    def held():
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def use(kind):
+        ours = trainer(network(hidden=256, kind=kind))
+        ours.fit(x, y, batch_size=4000)
+        ours.predict(x, batch_size=4000)
+
+    for kind in (fnn.Sequential, Plain):
+        use(kind)
+        before = held()
+        for _ in range(10):  # 20 MB and more each
+            use(kind)
+        assert held() - before < 60e6
 
 
 # ---- refusals --------------------------------------------------------------------------------
