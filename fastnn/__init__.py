@@ -1,6 +1,11 @@
 """fastnn: hand-written training kernels for neural networks, small, exact and fast."""
 
 from importlib.metadata import PackageNotFoundError, version
+from pkgutil import extend_path
+
+# Run from the root of a checkout, Python finds this folder before the installed package, which
+# has the extension module: look there, too.
+__path__ = extend_path(__path__, __name__)
 
 from fastnn import _core, errors, ops
 from fastnn._core import get_num_threads, set_num_threads

@@ -373,6 +373,7 @@ while ours.epochs < 8:
     except KeyboardInterrupt:
         training = False
         interruptions += 1
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # those still to come
 print(interruptions > 0, fingerprint(ours) == fingerprint(unbroken), flush=True)
 """
 
