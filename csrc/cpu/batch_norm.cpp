@@ -5,15 +5,15 @@
 
 namespace {
 
-// Adds x - center and its square.
-template <class T, class Strip>
+// Adds x - center and, unless the sum is all that is wanted, its square.
+template <bool squared, class T, class Strip>
 auto deviations(Strip strip, const T* x, i64 stride, const T* center) {
   Vec<T> around[kWide];
   FNN_EACH(v) around[v] = strip.load(center, v);
   return [=](i64 i, int v, Vec<T>& sum, Vec<T>& squares) {
     Vec<T> d = strip.load(x + i * stride, v) - around[v];
     sum = sum + d;
-    squares = fma(d, d, squares);
+    if (squared) squares = fma(d, d, squares);
   };
 }
 
@@ -26,16 +26,18 @@ template <class T> struct Block {
 template <i64 visit, class T>
 void look_at(const T* x, i64 stride, i64 rows, Panel panel, Block<T> to) {
   // Around the first row to begin with, so that constant channels come out exact.
-  sum_block<visit>(panel, rows, to.sum, to.squares,
-                   [&](auto strip, i64 k) { return deviations(strip, x + k, stride, x + k); });
+  sum_block<visit>(panel, rows, to.sum, to.squares, [&](auto strip, i64 k) {
+    return deviations<false>(strip, x + k, stride, x + k);
+  });
   const Vec<T> inverse = set1(T(1 / double(rows)));
   each_strip<T>(panel, [&](auto strip, i64 k) {
     FNN_EACH(v) {
       strip.store(to.center + k, v, fma(strip.load(to.sum + k, v), inverse, strip.load(x + k, v)));
     }
   });
-  sum_block(panel, rows, to.sum, to.squares,
-            [&](auto strip, i64 k) { return deviations(strip, x + k, stride, to.center + k); });
+  sum_block(panel, rows, to.sum, to.squares, [&](auto strip, i64 k) {
+    return deviations<true>(strip, x + k, stride, to.center + k);
+  });
 }
 
 // Mean and sum of squared deviations of the channels of a panel. Means are relative to a pivot near
@@ -134,7 +136,7 @@ void apply(const batch_norm_args<T>& a, Panel panel, const T* shift, i64 first, 
 }
 
 template <class T> void forward_by_columns(const batch_norm_args<T>& a, Panel panel) {
-  constexpr int N = kPanel * Vec<T>::lanes;
+  constexpr int N = kNarrow * Vec<T>::lanes;
   T shift[N];
   if (a.training) {
     T center[N], sum[N], squares[N];
@@ -200,7 +202,7 @@ template <class T> void look_at(Piece<T>& piece, Block<T> to) {
     piece.pad(to.center[0]);
     for (T& around : center) around = to.center[0];
     sum_block(Panel{0, 0, width}, piece.rows(), sum, squares, [&](auto strip, i64 k) {
-      return deviations(strip, piece.values + k, width, center + k);
+      return deviations<true>(strip, piece.values + k, width, center + k);
     });
     to.sum[0] = fold(sum);
     to.squares[0] = fold(squares);
@@ -239,6 +241,6 @@ KERNEL(batch_norm) {
   } else if (by_rows<T>(a.n, a.c) && a.y != a.x) {
     forward_by_rows(a, team);
   } else {
-    share_panels(team, a.y, a.c, [&](Panel panel) { forward_by_columns(a, panel); });
+    share_panels<kNarrow>(team, a.y, a.c, [&](Panel panel) { forward_by_columns(a, panel); });
   }
 }

@@ -8,6 +8,9 @@
 
 namespace {
 
+// Vecs of a panel that has to stay in the cache from its sums to its result.
+enum { kNarrow = 8 };
+
 // Inputs (n, c) are worked on in one of two orders, with the same bits. By columns: a thread takes
 // a panel of them from sums to result while it is in the cache. By rows, for what no cache holds:
 // threads share the blocks of rows and read whole rows in order, as only that reaches the bandwidth

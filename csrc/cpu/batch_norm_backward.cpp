@@ -93,7 +93,7 @@ void apply(const batch_norm_backward_args<T>& a, const T* y, Panel panel, i64 fi
 
 template <class T>
 void backward_by_columns(const batch_norm_backward_args<T>& a, const T* y, Panel panel) {
-  constexpr int N = kPanel * Vec<T>::lanes;
+  constexpr int N = kNarrow * Vec<T>::lanes;
   T products[N], sums[N];
   const Parts<T> parts = {products, sums};
   add_blocks(a, panel, [&](i64 b) {
@@ -173,6 +173,6 @@ KERNEL(batch_norm_backward) {
   } else if (by_rows<T>(a.n, a.c) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
     backward_by_rows(a, y, team);
   } else {
-    share_panels(team, a.dx, a.c, [&](Panel panel) { backward_by_columns(a, y, panel); });
+    share_panels<kNarrow>(team, a.dx, a.c, [&](Panel panel) { backward_by_columns(a, y, panel); });
   }
 }

@@ -60,10 +60,10 @@ template <class T, class F> FNN_INLINE void each_strip(Panel panel, F&& f) {
   }
 }
 
-// f(panel) for the panels of this thread's columns of rows that start at p.
-template <class T, class F>
+// f(panel) for the panels, of so many Vecs, of this thread's columns of rows that start at p.
+template <int vecs = kPanel, class T, class F>
 FNN_INLINE void share_panels(const Team& team, const T* p, i64 c, F&& f) {
-  constexpr i64 lanes = Vec<T>::lanes, wide = kPanel * lanes;
+  constexpr i64 lanes = Vec<T>::lanes, wide = vecs * lanes;
   const i64 before = i64(uintptr_t(p) % sizeof(Vec<T>) / sizeof(T));  // from the line's start to p
   share_range(team, c + before, lanes, [&](i64 begin, i64 end) {
     for (; begin < end; begin += wide) {
