@@ -218,7 +218,7 @@ std::string signature(const PyOp& op) {
   return text + ")";
 }
 
-std::string kind_text(const OpInfo& op, const Field& f) {
+std::string kind_text(const Field& f) {
   const char* types[] = {"float32 or float64", "integer", "uint8", "bool"};
   std::string array = std::string(types[static_cast<int>(f.type)]) + " array " + f.shape;
   switch (f.kind) {
@@ -236,7 +236,7 @@ std::string kind_text(const OpInfo& op, const Field& f) {
       for (const std::string& w : f.words) text += (text.size() > 1 ? ", '" : "'") + w + "'";
       return text + "}" + (f.integer < 0 ? " or None" : "");
     }
-    default: (void)op; return array;
+    default: return array;
   }
 }
 
@@ -245,8 +245,8 @@ std::string documentation(const PyOp& op) {
   auto describe_field = [&](const Field& f) {
     std::string standard = f.is_argument() && f.optional() ? ", default " + default_text(f) : "";
     bool in_place = f.is_inout();
-    text += f.name + " : " + kind_text(*op.info, f) + standard +
-            (in_place ? ", updated in place" : "") + "\n    " + f.doc + "\n";
+    text += f.name + " : " + kind_text(f) + standard + (in_place ? ", updated in place" : "") +
+            "\n    " + f.doc + "\n";
   };
   for (int p : op.parameters) describe_field(op.info->fields[p]);
   if (op.has_dtype) text += "dtype : {'float32', 'float64'}\n    Type of the result.\n";
