@@ -40,6 +40,7 @@ def _facts() -> dict[str, Any]:
             "isa": _core.isa(),
             "isa_available": [name for name, has in levels.items() if has],
             "isa_built": list(levels),
+            "bf16_instructions": _core.has_bf16(),
             "threads": _core.get_num_threads(),
             "available_cpus": _core.available_cpus(),
             "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,

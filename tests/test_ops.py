@@ -778,3 +778,26 @@ def test_show_config_says_what_runs():
     cpu = fastnn.show_config("dicts")["cpu"]
     assert cpu["isa"] in cpu["isa_available"]
     assert "scalar" in cpu["isa_available"]
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize(
+    ("x", "rounded"),
+    [
+        (1 + 2.0**-8, 1.0),  # a tie: to even
+        (1 + 3 * 2.0**-8, 1 + 2.0**-6),
+        (1 + 2.0**-8 + 2.0**-20, 1 + 2.0**-7),
+        (3.4e38, np.inf),
+        (-np.inf, -np.inf),
+        (2.0**-126, 2.0**-126),
+        (2.0**-127, 0.0),  # bfloat16 instructions know no denormals
+        (np.uint32(0x7F800001).view(np.float32), np.nan),  # its upper half alone is infinity
+    ],
+)
+def test_bf16_rounds_both_factors(isa, x, rounded):
+    one, x = np.ones((1, 1), np.float32), np.full((1, 1), x, np.float32)
+    with forced_isa(isa):
+        for a, b in [(x, one), (one, x)]:
+            np.testing.assert_array_equal(
+                ops.matmul(a, b, precision="bf16"), np.full((1, 1), rounded, np.float32)
+            )

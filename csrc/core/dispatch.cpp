@@ -4,6 +4,8 @@
 
 #include <atomic>
 
+#include "matmul_plan.h"
+
 #if defined(__x86_64__)
 #define ISA_SYMBOLS(op, type) \
   KERNEL_OF(scalar, op, type) KERNEL_OF(avx2, op, type) KERNEL_OF(avx512, op, type)
@@ -14,6 +16,10 @@
   extern "C" void fnn_##isa##_##op##_##type(const void*, const Team*);
 #define OP(name, doc) ISA_SYMBOLS(name, f32) ISA_SYMBOLS(name, f64)
 #include "each_op.h"
+ISA_SYMBOLS(matmul_bf16, f32)
+#if defined(__x86_64__)
+KERNEL_OF(avx512bf16, matmul_bf16, f32)
+#endif
 
 namespace fnn {
 namespace {
@@ -34,6 +40,10 @@ const Kernel avx512_kernels[][2] = {
 };
 #endif
 
+#if defined(__x86_64__)
+bool has_avx512bf16() { return __builtin_cpu_supports("avx512bf16"); }
+#endif
+
 const Isa isas[] = {
 #if defined(__x86_64__)
     {"avx512",
@@ -42,11 +52,13 @@ const Isa isas[] = {
               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("fma");
      },
-     avx512_kernels},
+     avx512_kernels,
+     [] { return has_avx512bf16() ? fnn_avx512bf16_matmul_bf16_f32 : fnn_avx512_matmul_bf16_f32; }},
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); },
-     avx2_kernels},
+     avx2_kernels, [] { return Kernel{fnn_avx2_matmul_bf16_f32}; }},
 #endif
-    {"scalar", [] { return true; }, scalar_kernels},
+    {"scalar", [] { return true; }, scalar_kernels,
+     [] { return Kernel{fnn_scalar_matmul_bf16_f32}; }},
 };
 
 std::atomic<const Isa*> active{nullptr};
@@ -64,6 +76,14 @@ const Isa& active_isa() {
   __builtin_unreachable();
 }
 
+bool has_bf16() {
+#if defined(__x86_64__)
+  return active_isa().matmul_bf16() == fnn_avx512bf16_matmul_bf16_f32;
+#else
+  return false;
+#endif
+}
+
 const char* use_isa(const char* name) {
   for (const Isa& isa : isas) {
     if (strcmp(isa.name, name)) continue;
@@ -79,3 +99,7 @@ const Isa* isa_at(int i) {
 }
 
 }  // namespace fnn
+
+extern "C" void fnn_matmul_bf16(const void* args, const Team* team) {
+  fnn::active_isa().matmul_bf16()(args, team);
+}

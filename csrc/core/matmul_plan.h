@@ -24,3 +24,7 @@ static inline MatmulSlot matmul_slot(i64 m, i64 n, i64 k, i64 itemsize) {
   return {terms * least(vecs(longest), kBlockVecs) * 64, kTileRowsMost * (vecs(terms) + 1) * 64,
           least(n, kResultRows) * least(vecs(m) + 1, kResultVecs) * 64};
 }
+
+// matmul of float32 with precision='bf16': the active level's kernel, with AVX512-BF16 if the CPU
+// has it.
+extern "C" void fnn_matmul_bf16(const void* args, const Team* team);

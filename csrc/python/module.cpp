@@ -72,6 +72,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "CPUs that affinity and the cgroup's quota grant this process.");
   m.def("use_isa", use_isa, py::arg("name"), "Run kernels of this instruction set from now on.");
   m.def("isa", [] { return fnn::active_isa().name; }, "Instruction set in use.");
+  m.def("has_bf16", fnn::has_bf16,
+        "Whether the level in use multiplies bfloat16 with instructions of their own.");
   m.def("kernel_address", kernel_address, py::arg("op"), py::arg("f64") = false,
         "Where the code that runs for an op begins.");
   m.def("isa_levels", isa_levels,

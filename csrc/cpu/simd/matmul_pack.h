@@ -114,15 +114,4 @@ template <class T> void pack(View<T> from, i64 rows, i64 columns, T* to, i64 to_
   }
 }
 
-// To the nearest bfloat16, ties to even; NaN stays NaN.
-inline void round_to_bfloat16(float* p, i64 n) {
-  for (i64 i = 0; i < n; i += Vec<float>::lanes) {
-    const Vec<float> x = load(p + i);
-    IntVec<float> u = bits(x), odd = shift_right(u, 16) & set1_int<float>(1);
-    u = (u + set1_int<float>(0x7fff) + odd) & set1_int<float>(-0x10000);
-    store(p + i, select(isnan(x), x, from_bits(u)));
-  }
-}
-inline void round_to_bfloat16(double*, i64) {}
-
 }  // namespace

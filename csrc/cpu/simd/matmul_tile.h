@@ -4,6 +4,7 @@
 // chain in the order of the terms from 0, whatever the tile, so tiles of all shapes are
 // interchangeable bit for bit (register blocking: Goto & van de Geijn, 2008).
 #pragma once
+#include "bfloat16.h"
 #include "matmul_pack.h"
 
 namespace {
@@ -14,17 +15,23 @@ template <class T> struct Tile {
   T* out;         // rows of whole Vecs
   i64 out_rs;
   i64 terms, columns;
-  bool add;    // to what is in out
-  bool exact;  // else a right factor that is transposed is rounded to bfloat16
+  bool add;  // to what is in out
 };
 
-template <class T, int R, int V>
+// With kPairs a term is two of them: bfloat16 in pairs.
+template <bool kPairs, class T, int R, int V>
 FNN_INLINE void add_term(const T* left, i64 rs, const Vec<T> (&b)[V], Vec<T> (&sums)[R][V]) {
 #pragma GCC unroll 32
   for (int r = 0; r < R; r++) {
     const Vec<T> a = set1(left[r * rs]);
 #pragma GCC unroll 32
-    for (int v = 0; v < V; v++) sums[r][v] = fma(a, b[v], sums[r][v]);
+    for (int v = 0; v < V; v++) {
+      if constexpr (kPairs) {
+        sums[r][v] = fma_pairs(a, b[v], sums[r][v]);
+      } else {
+        sums[r][v] = fma(a, b[v], sums[r][v]);
+      }
+    }
   }
 }
 
@@ -59,7 +66,7 @@ template <class T, int R, int V> FNN_INLINE void put(const Tile<T>& t, Vec<T> (&
 }
 
 // The right factor's columns are contiguous, and whole Vecs unless V is 1.
-template <class T, int R, int V> void tile(const Tile<T>& t) {
+template <class T, bool kPairs, int R, int V> void tile(const Tile<T>& t) {
   Vec<T> sums[R][V], b[V];
   start(t, sums);
   const Mask<T> mask = first_n<T>(V == 1 ? t.columns : 0);
@@ -70,7 +77,7 @@ template <class T, int R, int V> void tile(const Tile<T>& t) {
     for (int v = 0; v < V; v++) {
       b[v] = V == 1 ? load_masked(right, mask) : load(right + v * Vec<T>::lanes);
     }
-    add_term(left, rs, b, sums);
+    add_term<kPairs>(left, rs, b, sums);
   }
   put(t, sums);
 }
@@ -83,7 +90,7 @@ template <class T, int R, int V> void transposing_tile(const Tile<T>& t) {
   alignas(64) T buffers[2][lanes * width];
   Vec<T> sums[R][V], b[V];
   start(t, sums);
-  const bool squares = t.exact && t.right.rs == 1 && t.columns == width;
+  const bool squares = t.right.rs == 1 && t.columns == width;
   const T* left = t.left.p;
   for (i64 k = -lanes; k < t.terms; k += lanes) {
     const T* row = buffers[k / lanes & 1];
@@ -94,14 +101,11 @@ template <class T, int R, int V> void transposing_tile(const Tile<T>& t) {
     const i64 ahead =
         coming < lanes || k + 2 * lanes == t.terms ? t.next - from.p : lanes * from.rs;
     const bool interleaved = squares && now == lanes && coming == lanes;
-    if (!interleaved && coming > 0) {
-      pack(from, coming, t.columns, to, width, ahead);
-      if (!t.exact) round_to_bfloat16(to, coming * width);
-    }
+    if (!interleaved && coming > 0) pack(from, coming, t.columns, to, width, ahead);
     for (i64 i = 0; i < now; i++, left += t.left.cs, row += width) {
 #pragma GCC unroll 32
       for (int v = 0; v < V; v++) b[v] = load(row + v * lanes);
-      add_term(left, t.left.rs, b, sums);
+      add_term<false>(left, t.left.rs, b, sums);
       if (!interleaved) continue;
       for (i64 p = i * pairs / lanes; p < (i + 1) * pairs / lanes; p++) {
         const i64 i0 = p % down * side, j0 = p / down * (2 * side);
@@ -122,12 +126,12 @@ template <class T> constexpr i64 kTallest = 2 * kTileRows<T>;          // rows o
 template <class T> constexpr i64 kNarrow = kTileVecs<T> / 2;           // Vecs of the tallest
 
 // The tile of so many rows.
-template <class T, int V, int R = int(V <= kNarrow<T> ? kTallest<T> : kSums<T> / V)>
+template <class T, bool kPairs, int V, int R = int(V <= kNarrow<T> ? kTallest<T> : kSums<T> / V)>
 TileFn<T> find_tile(i64 rows) {
   if constexpr (R > 1) {
-    if (rows != R) return find_tile<T, V, R - 1>(rows);
+    if (rows != R) return find_tile<T, kPairs, V, R - 1>(rows);
   }
-  return tile<T, R, V>;
+  return tile<T, kPairs, R, V>;
 }
 template <class T, int R = int(kTallest<T>)> TileFn<T> find_transposing_tile(i64 rows) {
   if constexpr (R > 1) {
@@ -137,14 +141,14 @@ template <class T, int R = int(kTallest<T>)> TileFn<T> find_transposing_tile(i64
 }
 
 // vecs: a power of two, 16 at most, with rows * vecs <= kSums.
-template <class T> TileFn<T> find_tile(i64 rows, i64 vecs) {
+template <class T, bool kPairs> TileFn<T> find_tile(i64 rows, i64 vecs) {
   constexpr int sums = int(kSums<T>);
   switch (vecs) {
-    case 1: return find_tile<T, 1>(rows);
-    case 2: return find_tile<T, 2>(rows);
-    case 4: return find_tile < T, sums<4 ? 1 : 4>(rows);
-    case 8: return find_tile < T, sums<8 ? 1 : 8>(rows);
-    default: return find_tile < T, sums<16 ? 1 : 16>(rows);
+    case 1: return find_tile<T, kPairs, 1>(rows);
+    case 2: return find_tile<T, kPairs, 2>(rows);
+    case 4: return find_tile < T, kPairs, sums<4 ? 1 : 4>(rows);
+    case 8: return find_tile < T, kPairs, sums<8 ? 1 : 8>(rows);
+    default: return find_tile < T, kPairs, sums<16 ? 1 : 16>(rows);
   }
 }
 

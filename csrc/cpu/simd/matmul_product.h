@@ -1,0 +1,238 @@
+// y = act(op(a) @ op(b) + bias), passing over y once per 256 terms. Tiles of the left factor are
+// read in place whatever their strides; the right factor is read in place too where its columns are
+// contiguous and the rows are few, else packed: for one tile of rows on the way, for more in blocks
+// for L2, each thread its own, so nobody waits (Goto & van de Geijn, 2008). Narrow or small results
+// are computed transposed. An element is the sum, in order, of FMA chains of 256 terms, plus the
+// bias: its bits depend on its row, its column and k alone, never on how the work is cut.
+#pragma once
+#include "../../core/matmul_plan.h"
+#include "activations.h"
+#include "bfloat16.h"
+#include "matmul_tile.h"
+
+namespace {
+
+template <class T> constexpr i64 kLanes = Vec<T>::lanes;
+template <class T> i64 count_vecs(i64 n) { return (n + kLanes<T> - 1) / kLanes<T>; }
+inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+
+constexpr i64 kPairedTerms = 16;  // of the right factor, paired at once
+
+// How a tile gets at the right factor.
+enum Access { kInPlace, kTransposing, kInBlock };
+
+// result (m, n) = left (m, k) @ right (k, n): y, or its transpose. With kPairs both factors are
+// packed as pairs of bfloat16.
+template <class T, bool kPairs> struct Product {
+  const matmul_args<T>& a;
+  const bool transposed;
+  const View<T> left, right;
+  const i64 m, n, k;
+  i64 row_tiles, widest;           // tiles of rows; Vecs across a tile
+  i64 block_tiles, block_columns;  // computed at once
+  i64 result_rs;
+  T *block, *left_tile, *result;  // this thread's workspace; result is y if not transposed
+
+  Product(const matmul_args<T>& args, bool swap, char* slot, const MatmulSlot& size)
+      : a(args), transposed(swap),
+        left(swap ? View<T>{args.b, args.b_cs, args.b_rs} : View<T>{args.a, args.a_rs, args.a_cs}),
+        right(swap ? View<T>{args.a, args.a_cs, args.a_rs} : View<T>{args.b, args.b_rs, args.b_cs}),
+        m(swap ? args.n : args.m), n(swap ? args.m : args.n), k(args.k) {
+    const i64 height = least(kTallest<T>, kSums<T> / least(kTileVecs<T>, count_vecs<T>(n)));
+    row_tiles = m <= kTallest<T> ? 1 : (m + height - 1) / height;
+    const i64 rows = (m + row_tiles - 1) / row_tiles;
+    for (widest = 1; widest < 16 && 2 * widest * rows <= kSums<T>;) widest *= 2;
+    block_tiles = transposed ? kResultRows / rows : row_tiles;
+    block_columns = transposed ? kResultVecs * kLanes<T> : kBlockVecs * kLanes<T>;
+    if (access(row_tiles) == kTransposing) block_columns = kNarrow<T> * kLanes<T>;
+    // Room for whole transposing tiles, which a rest of one tile of rows uses.
+    const i64 across = (count_vecs<T>(n) + kNarrow<T> - 1) / kNarrow<T> * kNarrow<T>;
+    result_rs = transposed ? least(block_columns, across * kLanes<T>) : n;
+    block = reinterpret_cast<T*>(slot);
+    left_tile = reinterpret_cast<T*>(slot + size.block);
+    result = transposed ? reinterpret_cast<T*>(slot + size.block + size.tile) : a.y;
+  }
+
+  Access access(i64 tiles) const {
+    constexpr i64 few = 64;  // tiles of rows; beyond, a packed copy pays
+    if (kPairs) return kInBlock;
+    if (right.cs == 1 && tiles <= few) return kInPlace;
+    return tiles == 1 ? kTransposing : kInBlock;
+  }
+
+  i64 tile_row(i64 t) const { return m * t / row_tiles; }  // tiles of equal height, or one less
+
+  // Vecs across the next tile when so many columns are left: whole ones, or 1.
+  i64 tile_vecs(i64 columns) const {
+    i64 vecs = widest;
+    while (vecs > 1 && vecs * kLanes<T> > columns) vecs /= 2;
+    return vecs;
+  }
+
+  // A tile of the left factor in pairs; rows or columns are kept as they are.
+  View<T> pair_left(View<T> from, i64 rows, i64 terms) const {
+    const bool by_column = from.rs == 1 && from.cs != 1;
+    const i64 stride = count_vecs<T>(by_column ? rows : (terms + 1) / 2) * kLanes<T>;
+    if (by_column) {
+      pair_rows(from.p, from.cs, terms, rows, left_tile, stride);
+      return {left_tile, 1, stride};
+    }
+    for (i64 i = 0; i < rows; i++)
+      pair_terms(from.at(i, 0).p, from.cs, terms, left_tile + i * stride);
+    return {left_tile, stride, 1};
+  }
+
+  // The right factor's columns j0..j1, tile after tile.
+  void pack_block(i64 k0, i64 terms, i64 j0, i64 j1) const {
+    const bool by_row = right.cs == 1;  // read rows whole
+    const i64 step = kPairs ? kPairedTerms : by_row ? 1 : terms;
+    const i64 ahead = by_row ? right.rs : kLanes<T> * right.cs;
+    for (i64 t = 0; t < terms; t += step) {
+      for (i64 j = j0, columns; j < j1; j += columns) {
+        const i64 width = tile_vecs(j1 - j) * kLanes<T>;
+        columns = least(width, j1 - j);
+        const View<T> from = right.at(k0 + t, j);
+        if constexpr (kPairs) {
+          T* to = block + (j - j0) * ((terms + 1) / 2) + t / 2 * width;
+          pack_pairs(from, least(step, terms - t), columns, to, width);
+        } else {
+          pack(from, step, columns, block + (j - j0) * terms + t * width, width, ahead);
+        }
+      }
+    }
+  }
+
+  static void pack_pairs(View<T> from, i64 terms, i64 columns, T* to, i64 width) {
+    alignas(64) T rows[kPairedTerms * 16 * kLanes<T>];
+    if (from.cs != 1) {
+      pack(from, terms, columns, rows, width, 0);
+      from = {rows, width, 1};
+    }
+    pair_rows(from.p, from.rs, terms, columns, to, width);
+  }
+
+  // Fetches part begin..end of total of the left factor's tile that comes next into the L2 cache.
+  void fetch(View<T> next, i64 rows, i64 terms, i64 begin, i64 end, i64 total) const {
+    const bool by_column = next.rs == 1;
+    const i64 down = by_column ? terms : rows, across = by_column ? rows : terms;
+    const i64 stride = by_column ? next.cs : next.rs;
+    for (i64 i = down * begin / total; i < down * end / total; i++) {
+      for (i64 j = 0; j < across; j += kLanes<T>) __builtin_prefetch(next.p + i * stride + j, 0, 2);
+    }
+  }
+
+  // Rows i0..i1, columns j0..j1 of y, where the product lies: adds the bias, applies the
+  // activation.
+  void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
+    if (!a.bias && a.activation < 0 && !a.preactivation) return;
+    for (i64 i = i0; i < i1; i++) {
+      for (i64 j = j0; j < j1; j += kLanes<T>) {
+        const i64 at = i * a.n + j, count = least(kLanes<T>, j1 - j);
+        Vec<T> x = load_n(a.y + at, count);
+        if (a.bias) x = x + load_n(a.bias + j, count);
+        if (a.preactivation) store_n(a.preactivation + at, x, count);
+        store_n(a.y + at, activate(a.activation, x), count);
+      }
+    }
+  }
+
+  // A tile that reaches beyond the last column goes through a buffer.
+  void run_part(TileFn<T> f, Tile<T> t, i64 rows, i64 width) const {
+    alignas(64) T sums[kSums<T> * kLanes<T>];
+    T* out = t.out;
+    const bool add = t.add;
+    t.out = sums, t.out_rs = width, t.add = false;
+    f(t);
+    for (i64 i = 0; i < rows; i++) {
+      for (i64 j = 0; j < t.columns; j += kLanes<T>) {
+        const i64 at = i * result_rs + j, count = least(kLanes<T>, t.columns - j);
+        const Vec<T> x = load(sums + i * width + j);
+        store_n(out + at, add ? load_n(out + at, count) + x : x, count);
+      }
+    }
+  }
+
+  // Tiles t0..t1 of rows, columns j0..j1.
+  void compute(i64 t0, i64 t1, i64 j0, i64 j1) const {
+    const Access how = access(t1 - t0);
+    const i64 first_row = tile_row(t0), end_row = tile_row(t1);
+    for (i64 k0 = 0, terms; k0 == 0 || k0 < k; k0 += terms) {
+      terms = least(k - k0, kTerms);
+      const bool last = k0 + terms == k;
+      if (how == kInBlock) pack_block(k0, terms, j0, j1);
+      for (i64 t = t0; t < t1; t++) {
+        const i64 row = tile_row(t), rows = tile_row(t + 1) - row;
+        Tile<T> tile{left.at(row, k0), {}, nullptr, nullptr, result_rs, terms, 0, k0 > 0};
+        if constexpr (kPairs) {
+          tile.left = pair_left(tile.left, rows, terms);
+          tile.terms = (terms + 1) / 2;
+        }
+        for (i64 j = j0; j < j1; j += tile.columns) {
+          const i64 vecs = how == kTransposing ? kNarrow<T> : tile_vecs(j1 - j);
+          const i64 width = vecs * kLanes<T>, end = least(j + width, j1);
+          tile.columns = end - j;
+          tile.right =
+              how == kInBlock ? View<T>{block + (j - j0) * tile.terms, width, 1} : right.at(k0, j);
+          tile.next = right.at(last ? 0 : k0 + terms, last ? j1 : j).p;
+          tile.out = result + (transposed ? (row - first_row) * result_rs + j - j0 : row * n + j);
+          if (t + 1 < t1) fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
+          const auto f = how == kTransposing ? find_transposing_tile<T>(rows)
+                                             : find_tile<T, kPairs>(rows, vecs);
+          if (transposed || tile.columns == width) {
+            f(tile);
+          } else {
+            run_part(f, tile, rows, width);
+          }
+          if (last && !transposed) finish(row, row + rows, j, end);
+        }
+      }
+      if (k == 0) break;
+    }
+    if (!transposed) return;
+    const View<T> from{result, 1, result_rs};
+    pack_columns(from, j1 - j0, end_row - first_row, a.y + j0 * a.n + first_row, a.n, 0);
+    finish(j0, j1, first_row, end_row);
+  }
+
+  // Any tiles of rows and columns, cut for the caches.
+  void compute_all(i64 t0, i64 t1, i64 j0, i64 j1) const {
+    for (i64 t = t0; t < t1; t += block_tiles) {
+      for (i64 j = j0; j < j1; j += block_columns) {
+        compute(t, least(t + block_tiles, t1), j, least(j + block_columns, j1));
+      }
+    }
+  }
+};
+
+// Whether the transposed product takes less time, in tenths of a cycle per term: multiplying, and
+// transposing the right factor (on the way for one tile of rows) and the result.
+template <class T> bool better_transposed(const matmul_args<T>& a) {
+  if (a.n > kLanes<T> && a.m > kResultVecs * kLanes<T>) return false;
+  auto cost = [&](i64 m, i64 n, bool contiguous, i64 passes) {
+    return 10 * m * count_vecs<T>(n) + (contiguous ? 0 : m <= kTallest<T> ? n : 4 * n * passes);
+  };
+  const i64 passes = (a.n + kResultRows - 1) / kResultRows, result = 4 * a.m * a.n / (a.k + 1);
+  return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
+}
+
+// The work is cut into units of a tile of rows by a group of columns, consecutive ones in the same
+// columns. A thread computes the whole groups it has got at once.
+template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
+  if (a.m == 0 || a.n == 0) return;
+  const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
+  const Product<T, kPairs> p(a, better_transposed(a), a.scratch + team.rank * size.bytes(), size);
+  const i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>, most = (p.n + width - 1) / width;
+  const i64 together = p.row_tiles == 1 || most < 16 ? 1 : 2;
+  const i64 columns = together * width, groups = (p.n + columns - 1) / columns;
+  share_range(team, groups * p.row_tiles, 1, [&](i64 begin, i64 end) {
+    while (begin < end) {
+      const i64 group = begin / p.row_tiles, t0 = begin % p.row_tiles;
+      const i64 whole = t0 == 0 ? (end - begin) / p.row_tiles : 0, taken = whole ? whole : 1;
+      const i64 t1 = whole ? p.row_tiles : least(p.row_tiles, t0 + end - begin);
+      p.compute_all(t0, t1, group * columns, least((group + taken) * columns, p.n));
+      begin += (t1 - t0) * taken;
+    }
+  });
+}
+
+}  // namespace
