@@ -967,9 +967,9 @@ def test_a_dropped_trainer_gives_its_memory_back():
     for kind in (fnn.Sequential, Plain):
         use(kind)
         before = held()
-        for _ in range(10):  # 20 MB and more each
+        for _ in range(20):  # 20 MB and more each
             use(kind)
-        assert held() - before < 60e6
+        assert held() - before < 150e6  # what the heap keeps varies with the tests before
 
 
 # ---- refusals --------------------------------------------------------------------------------
