@@ -51,6 +51,7 @@ class Plan:
         records: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = ...,
         update: bool = True,
         guard: npt.NDArray[np.int64] | None = None,
+        seconds: npt.NDArray[np.float64] | None = None,
     ) -> int: ...
     @property
     def bytes(self) -> int: ...

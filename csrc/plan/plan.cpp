@@ -24,8 +24,26 @@ void run_call(const Call& call, char* scratch, const Team& team) {
   kernel(call.op->id, call.f64)(slots, &team);
 }
 
-void run_on_one(const Call* calls, size_t count, char* scratch) {
-  for (size_t i = 0; i < count; i++) run_call(calls[i], scratch, Team{0, 1, nullptr});
+// Seconds since it was last asked.
+struct Stopwatch {
+  std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
+  double lap() {
+    auto before = last;
+    last = std::chrono::steady_clock::now();
+    return std::chrono::duration<double>(last - before).count();
+  }
+};
+
+void run_on_one(const Call* calls, size_t count, char* scratch, double* seconds) {
+  if (!seconds) {
+    for (size_t i = 0; i < count; i++) run_call(calls[i], scratch, Team{0, 1, nullptr});
+    return;
+  }
+  Stopwatch watch;
+  for (size_t i = 0; i < count; i++) {
+    run_call(calls[i], scratch, Team{0, 1, nullptr});
+    seconds[i] += watch.lap();
+  }
 }
 
 }  // namespace
@@ -40,17 +58,21 @@ Buffer allocate(size_t bytes) {
   return Buffer(p);
 }
 
-void run_calls(const Call* calls, size_t count, char* scratch, const Team& team) {
-  if (team.size == 1) return run_on_one(calls, count, scratch);
+void run_calls(const Call* calls, size_t count, char* scratch, const Team& team, double* seconds) {
+  if (team.rank != 0) seconds = nullptr;
+  if (team.size == 1) return run_on_one(calls, count, scratch, seconds);
+  Stopwatch watch;
   for (size_t i = 0; i < count;) {
     size_t end = i;
     while (end < count && solo(calls[end])) end++;
     if (end > i) {
-      if (team.rank == 0) run_on_one(calls + i, end - i, scratch);
+      if (team.rank == 0) run_on_one(calls + i, end - i, scratch, seconds ? seconds + i : nullptr);
+      if (seconds) watch.lap();
     } else {
       run_call(calls[end++], scratch, team);
     }
     barrier(team);
+    if (seconds) seconds[end - 1] += watch.lap();
     i = end;
   }
 }
@@ -85,7 +107,7 @@ void run_now(Call* calls, size_t count) {
     kept_size = bytes;
     scratch = kept.get();
   }
-  if (size == 1) return run_on_one(calls, count, scratch);
+  if (size == 1) return run_on_one(calls, count, scratch, nullptr);
   run_team(size, [&](const Team& team) { run_calls(calls, count, scratch, team); });
 }
 
@@ -223,12 +245,12 @@ i64 Plan::run(const Steps& s) {
         gather(team);
         barrier(team);
       }
-      run_calls(first, body, scratch_.get(), team);
+      run_calls(first, body, scratch_.get(), team, s.seconds);
       if (s.guard && *s.guard >= 0) {
         if (team.rank == 0) undo = true;
         break;
       }
-      run_calls(first + body, rest, scratch_.get(), team);
+      run_calls(first + body, rest, scratch_.get(), team, s.seconds ? s.seconds + body : nullptr);
       if (team.rank == 0) conclude(step);
       barrier(team);
     }

@@ -8,8 +8,10 @@
 
 namespace fnn {
 
-// Runs calls in order on one team; `scratch` serves all of them in turn.
-void run_calls(const Call* calls, size_t count, char* scratch, const Team& team);
+// Runs calls in order on one team; `scratch` serves all of them in turn. Adds each one's seconds to
+// `seconds`, unless that is null.
+void run_calls(const Call* calls, size_t count, char* scratch, const Team& team,
+               double* seconds = nullptr);
 
 // Bytes of workspace that the largest call needs with that many threads.
 i64 scratch_bytes(const Call* calls, size_t count, int threads);
@@ -102,6 +104,7 @@ struct Steps {
   bool update;            // false: stop each step before the commit and put back what is kept
   const i64* guard;       // unless null: >= 0 before the commit ends the run, the step undone
   bool (*interrupted)();  // asked between steps, now and then; true ends the run
+  double* seconds;        // unless null: one sum per call, added to
 };
 
 class Plan {

@@ -86,7 +86,7 @@ struct PyPlan {
   i64 run(const std::vector<py::array>& sources, i64 count, i64 first_row, bool shuffle, bool wrap,
           u64 seed, u64 epoch, const py::object& lr, PyClock* clock,
           const std::vector<std::pair<py::array, py::array>>& records, bool update,
-          const std::optional<py::array>& guard);
+          const std::optional<py::array>& guard, const std::optional<py::array_t<double>>& seconds);
 };
 
 Source checked_source(const py::array& a, const Input& input, i64 rows, bool shuffle) {
@@ -101,7 +101,8 @@ Source checked_source(const py::array& a, const Input& input, i64 rows, bool shu
 i64 PyPlan::run(const std::vector<py::array>& sources, i64 count, i64 first_row, bool shuffle,
                 bool wrap, u64 seed, u64 epoch, const py::object& lr, PyClock* clock,
                 const std::vector<std::pair<py::array, py::array>>& records, bool update,
-                const std::optional<py::array>& guard) {
+                const std::optional<py::array>& guard,
+                const std::optional<py::array_t<double>>& seconds) {
   InUse plan_in_use(&busy), clock_in_use(clock ? &clock->busy : nullptr);
   Plan& plan = *state.plan;
   if (sources.size() != plan.inputs.size()) throw py::value_error("Plan.run: one source per input");
@@ -141,6 +142,12 @@ i64 PyPlan::run(const std::vector<py::array>& sources, i64 count, i64 first_row,
   s.update = update;
   if (guard) s.guard = static_cast<const i64*>(guard->data());
   s.interrupted = check_signals;
+  if (seconds) {
+    auto target = *seconds;
+    if (static_cast<size_t>(target.size()) != plan.calls.size())
+      throw py::value_error("Plan.run: seconds needs one element per call");
+    s.seconds = target.mutable_data();
+  }
   i64 done;
   {
     Unlocked unlocked;
@@ -232,11 +239,12 @@ void add_plan(py::module_& m) {
            py::arg("shuffle") = false, py::arg("wrap") = false, py::arg("seed") = 0,
            py::arg("epoch") = 0, py::arg("lr") = py::none(), py::arg("clock") = nullptr,
            py::arg("records") = std::vector<std::pair<py::array, py::array>>{},
-           py::arg("update") = true, py::arg("guard") = py::none(),
+           py::arg("update") = true, py::arg("guard") = py::none(), py::arg("seconds") = py::none(),
            "Replay `count` steps over consecutive batches of the sources' rows; number of steps "
            "done. "
            "Where the 0-d array `guard` is >= 0 before the commit, that step is undone and the run "
-           "ends.")
+           "ends. "
+           "To the float64 array `seconds` each call's time is added.")
       .def_property_readonly(
           "bytes", [](PyPlan& p) { return p.state.plan->arena.bytes(); }, "Size of the arena.")
       .def_property_readonly(
