@@ -27,9 +27,13 @@ def network(first):
     return fnn.Sequential(*first, *hidden(784), *hidden(512), fnn.Linear(512, 10))
 
 
-def trainer(seed, first=()):
+def trainer(seed, first=(), precision="float32"):
     return fnn.Trainer(
-        network(first), loss=fnn.CrossEntropy(), optimizer=fnn.Adam(lr=1e-3), seed=seed
+        network(first),
+        loss=fnn.CrossEntropy(),
+        optimizer=fnn.Adam(lr=1e-3),
+        precision=precision,
+        seed=seed,
     )
 
 
@@ -41,9 +45,14 @@ def test_five_epochs_reach_the_accuracy_of_pytorch(data):
 
 
 # ---- the same weights, the same batches ---------------------------------------------------------
-# A rectifier whose input lies within rounding of zero is on in one library and off in the other;
-# Adam makes a full step of the difference. PyTorch with a batch's rows in another order differs
-# from itself by as much, so how far two runs are apart depends on the seed.
+# A rectifier whose input lies within rounding of zero is on in one run and off in another, and
+# Adam, which begins with steps of lr times the gradient's sign, makes a full step of the
+# difference. So runs in float32 part by chance: a quarter of them leave float64 by more than 1e-6
+# within ten updates, nearly all within a hundred, PyTorch's as often as ours and from one another
+# when the rows of a batch change places. A claim about float32 is therefore one about many seeds;
+# its bounds fail by chance for one choice of seeds in a hundred. In float64 one seed is enough.
+
+PARTED = 1e-6  # rounding alone makes 1e-7
 
 
 def batches(data, seed, updates):
@@ -53,7 +62,13 @@ def batches(data, seed, updates):
         yield data.x_train[rows] / np.float32(255), data.y_train[rows]
 
 
-def torch_losses(torch, model, steps):
+def losses(ours, steps):
+    return np.array([ours.step(x, y) for x, y in steps])
+
+
+def torch_losses(model, steps, dtype="float32"):
+    """PyTorch's, computing in `dtype` from the model's weights as they are now."""
+    torch = pytest.importorskip("torch")
     modules = []
     for layer in model.layers:
         if isinstance(layer, fnn.Linear):
@@ -65,35 +80,56 @@ def torch_losses(torch, model, steps):
         else:
             module = torch.nn.ReLU()
         modules.append(module)
-    twin = torch.nn.Sequential(*modules)
+    twin = torch.nn.Sequential(*modules).to(getattr(torch, dtype))
     optimizer = torch.optim.Adam(twin.parameters(), lr=1e-3)
-    losses = []
+    result = []
     for x, y in steps:
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(twin(torch.tensor(x)), torch.tensor(y))
+        scores = twin(torch.tensor(x.astype(dtype)))
+        loss = torch.nn.functional.cross_entropy(scores, torch.tensor(y))
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-    return np.array(losses)
+        result.append(loss.item())
+    return np.array(result)
 
 
-def losses_of(data, seed, updates):
-    """Ours, PyTorch's, and PyTorch's with the rows of each batch reversed."""
-    torch = pytest.importorskip("torch")
-    ours = trainer(seed)
-    theirs = torch_losses(torch, ours.model, batches(data, seed, updates))
-    turned = ((x[::-1].copy(), y[::-1].copy()) for x, y in batches(data, seed, updates))
-    reversed_ = torch_losses(torch, ours.model, turned)
-    return np.array([ours.step(x, y) for x, y in batches(data, seed, updates)]), theirs, reversed_
+def distance(run, reference):
+    return np.max(np.abs(run - reference) / reference)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_ten_updates_agree_with_pytorch(data, seed):
-    ours, theirs, _ = losses_of(data, seed, 10)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+def test_a_hundred_updates_in_float64_agree_with_pytorch(data):
+    ours = trainer(0, precision="float64")
+    steps = [(x.astype("float64"), y) for x, y in batches(data, 0, 100)]
+    theirs = torch_losses(ours.model, steps, "float64")
+    assert distance(losses(ours, steps), theirs) < 1e-12
 
 
-def test_a_hundred_updates_stay_as_close_as_pytorch_to_itself(data):
-    ours, theirs, reversed_ = losses_of(data, 2, 100)  # no rectifier at its kink so far
-    own = np.max(np.abs(reversed_ - theirs) / theirs)
-    assert np.max(np.abs(ours - theirs) / theirs) <= max(own, 1e-5)
+def test_ten_updates_come_as_near_to_float64_as_pytorch(data):
+    def off(seed):
+        """Ours and PyTorch's."""
+        ours, steps = trainer(seed), list(batches(data, seed, 10))
+        exact = torch_losses(ours.model, steps, "float64")
+        theirs = torch_losses(ours.model, steps)
+        return distance(losses(ours, steps), exact), distance(theirs, exact)
+
+    seeds = 16
+    ours, theirs = np.transpose([off(seed) for seed in range(seeds)])
+    # An error in the arithmetic shows at every seed; a rectifier at its kink at a quarter of them.
+    assert np.quantile(ours, 0.25) <= 2 * np.quantile(theirs, 0.25)
+    parted = np.sum(ours > PARTED), np.sum(theirs > PARTED)
+    share = sum(parted) / (2 * seeds)
+    deviation = np.sqrt(2 * seeds * share * (1 - share))  # of the difference of two binomials
+    assert parted[0] <= parted[1] + 3 * deviation
+
+
+def test_a_hundred_updates_stay_as_close_to_pytorch_as_pytorch_to_itself(data):
+    def apart(seed):
+        """From PyTorch's: ours, and PyTorch's own with the rows of each batch reversed."""
+        ours, steps = trainer(seed), list(batches(data, seed, 100))
+        turned = [(x[::-1], y[::-1].copy()) for x, y in steps]
+        theirs, again = torch_losses(ours.model, steps), torch_losses(ours.model, turned)
+        return distance(losses(ours, steps), theirs), distance(again, theirs)
+
+    # Runs that have parted are about 1% apart whatever parted them, so this sees gross errors only.
+    ours, theirs = np.sqrt(np.mean(np.square([apart(seed) for seed in range(6)]), axis=0))
+    assert ours <= 3 * theirs
