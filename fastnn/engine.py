@@ -110,6 +110,11 @@ class Native:
         """Names of the recorded ops, in order."""
         return self._plan.calls
 
+    @property
+    def stages(self) -> list[str]:
+        """What a step with an update does: ops, some of them fused."""
+        return self._plan.stages
+
 
 class Direct:
     """A commit that can't be recorded, as a program."""

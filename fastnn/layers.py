@@ -160,17 +160,16 @@ class Linear(BuiltIn):
             expected = (*rows, self.out_features)
             raise ShapeError(f"Linear: dy must have shape {expected}, got {dy.shape}")
         x, dy = (a.reshape(math.prod(rows), a.shape[-1]) for a in (x, dy))
-        grads = self.grads
+        weight, grads, dx = self.params["weight"], self.grads, None
+        if self.needs_input_grad:  # before the weight's gradient, which an update may follow
+            dx = ops.matmul(dy, weight, transpose_b=True, precision=self.precision)
+            dx = dx.reshape(*rows, self.in_features)
         grads["weight"] = ops.matmul(
             x, dy, transpose_a=True, precision=self.precision, out=grads.get("weight")
         )
         if "bias" in self.params:
             grads["bias"] = ops.column_sum(dy, out=grads.get("bias"))
-        if not self.needs_input_grad:
-            return None
-        weight = self.params["weight"]
-        dx = ops.matmul(dy, weight, transpose_b=True, precision=self.precision)
-        return dx.reshape(*rows, self.in_features)
+        return dx
 
     def _check_input(self, shape: Shape | None) -> None:
         _check_axis("Linear", shape, -1, self.in_features)

@@ -138,6 +138,8 @@ class Trainer:
     def step(self, x: Array, y: Array, sample_weight: Array | None = None) -> float:
         """Update the parameters once, by the gradient over these samples.
 
+        Gradients are used up on the way; `loss_and_grad` returns them.
+
         Parameters
         ----------
         x : array (n, ...)

@@ -324,7 +324,7 @@ def test_guard_pages_stop_a_stray_read(shift):
     )
     done = run_python(code)
     assert done.stdout.strip() == "before"
-    assert done.returncode == -11
+    assert done.returncode == -11 or "SEGV" in done.stderr  # from a sanitizer's handler
 
 
 # ---- other libraries -------------------------------------------------------------------------

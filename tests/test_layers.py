@@ -300,7 +300,7 @@ def test_a_chain_spares_only_the_layers_up_to_the_first_with_parameters(calls):
     calls.clear()
     assert backprop(inputs((6, 2))) is None
     assert [name for name, *_ in calls] == [
-        *("matmul", "column_sum", "matmul"),  # dW, db and dx of the last layer
+        *("matmul", "matmul", "column_sum"),  # dx, dW and db of the last layer
         *("matmul", "column_sum"),
     ]
     model.needs_input_grad = True
@@ -366,7 +366,7 @@ def test_linear_and_activation_are_one_op(name, activation, training, calls):
     again = [] if training or from_y else ["matmul"]  # not kept, so computed once more
     assert [op for op, *_ in calls] == [
         *(*again, f"{name}_backward"),
-        *("matmul", "column_sum", "matmul"),  # dW, db, dx
+        *("matmul", "matmul", "column_sum"),  # dx, dW, db
     ]
 
 
@@ -469,9 +469,9 @@ def test_a_gradient_made_in_the_chain_is_overwritten(calls):
     _, backprop = model.forward(inputs((5, 4)), training=True)
     calls.clear()
     dx = backprop(inputs((5, 3)))
-    made = calls[2][3]  # dx of the Linear
-    assert [op for op, *_ in calls[2:]] == [
-        *("matmul", "tanh_backward", "dropout_backward", "relu_backward")
+    made = calls[0][3]  # dx of the Linear
+    assert [op for op, *_ in calls] == [
+        *("matmul", "matmul", "column_sum", "tanh_backward", "dropout_backward", "relu_backward")
     ]
     for _, _, options, result in calls[3:]:
         assert np.shares_memory(options["out"], made)

@@ -8,46 +8,9 @@
 #include <new>
 
 #include "../core/threads.h"
+#include "in_turn.h"
 
 namespace fnn {
-namespace {
-
-// A call as cheap as this runs on one thread even inside a team: a barrier costs as much.
-constexpr double kSolo = 2000;
-
-bool solo(const Call& call) { return call.op->cost(call.slots, call.f64) < kSolo; }
-
-void run_call(const Call& call, char* scratch, const Team& team) {
-  Slot slots[kMaxSlots];
-  memcpy(slots, call.slots, static_cast<size_t>(call.op->slots) * sizeof(Slot));
-  if (call.op->scratch_slot >= 0) slots[call.op->scratch_slot].p = scratch;
-  kernel(call.op->id, call.f64)(slots, &team);
-}
-
-// Seconds since it was last asked.
-struct Stopwatch {
-  std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
-  double lap() {
-    auto before = last;
-    last = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(last - before).count();
-  }
-};
-
-void run_on_one(const Call* calls, size_t count, char* scratch, double* seconds) {
-  if (!seconds) {
-    for (size_t i = 0; i < count; i++) run_call(calls[i], scratch, Team{0, 1, nullptr});
-    return;
-  }
-  Stopwatch watch;
-  for (size_t i = 0; i < count; i++) {
-    run_call(calls[i], scratch, Team{0, 1, nullptr});
-    seconds[i] += watch.lap();
-  }
-}
-
-}  // namespace
-
 void FreeDeleter::operator()(char* p) const { free(p); }
 
 Buffer allocate(size_t bytes) {
@@ -58,45 +21,17 @@ Buffer allocate(size_t bytes) {
   return Buffer(p);
 }
 
-void run_calls(const Call* calls, size_t count, char* scratch, const Team& team, double* seconds) {
-  if (team.rank != 0) seconds = nullptr;
-  if (team.size == 1) return run_on_one(calls, count, scratch, seconds);
-  Stopwatch watch;
-  for (size_t i = 0; i < count;) {
-    size_t end = i;
-    while (end < count && solo(calls[end])) end++;
-    if (end > i) {
-      if (team.rank == 0) run_on_one(calls + i, end - i, scratch, seconds ? seconds + i : nullptr);
-      if (seconds) watch.lap();
-    } else {
-      run_call(calls[end++], scratch, team);
-    }
-    barrier(team);
-    if (seconds) seconds[end - 1] += watch.lap();
-    i = end;
-  }
-}
-
-i64 scratch_bytes(const Call* calls, size_t count, int threads) {
-  i64 most = 0;
-  for (size_t i = 0; i < count; i++)
-    most = std::max(most, calls[i].op->scratch_bytes(calls[i].slots, calls[i].f64, threads));
-  return most;
-}
-
-int team_size(const Call* calls, size_t count) {
-  double most = 0;
-  for (size_t i = 0; i < count; i++)
-    most = std::max(most, calls[i].op->cost(calls[i].slots, calls[i].f64));
-  return team_size(most);
-}
-
 void run_now(Call* calls, size_t count) {
   constexpr i64 kKept = 64 << 20;  // a larger workspace is given back after the call
   static thread_local Buffer kept;
   static thread_local i64 kept_size = 0;
-  int size = team_size(calls, count);
-  i64 bytes = scratch_bytes(calls, count, size);
+  double most = 0;
+  for (size_t i = 0; i < count; i++)
+    most = std::max(most, calls[i].op->cost(calls[i].slots, calls[i].f64));
+  const int size = team_size(most);
+  i64 bytes = 0;
+  for (size_t i = 0; i < count; i++)
+    bytes = std::max(bytes, calls[i].op->scratch_bytes(calls[i].slots, calls[i].f64, size));
   Buffer large;
   char* scratch = kept.get();
   if (bytes > kKept) {
@@ -107,8 +42,11 @@ void run_now(Call* calls, size_t count) {
     kept_size = bytes;
     scratch = kept.get();
   }
-  if (size == 1) return run_on_one(calls, count, scratch, nullptr);
-  run_team(size, [&](const Team& team) { run_calls(calls, count, scratch, team); });
+  run_team(size, [&](const Team& team) {
+    run_in_turn(
+        count, team, [&](size_t i) { return calls[i].op->cost(calls[i].slots, calls[i].f64); },
+        [&](size_t i, const Team& now) { run_call(calls[i], scratch, now); });
+  });
 }
 
 char* Arena::take(size_t bytes) {
@@ -171,6 +109,9 @@ void Plan::finish() {
             input.patches.push_back({c, slot, offset});
         }
       }
+  separate_ = separate_stages(calls);
+  fused_ = fused_stages(calls, commit);
+  norms_ = allocate(static_cast<size_t>(norms(fused_)) * sizeof(double));
 }
 
 void Plan::bind(const Input& input, const char* data) {
@@ -178,24 +119,29 @@ void Plan::bind(const Input& input, const char* data) {
     calls[patch.call].slots[patch.slot].p = data + patch.offset;
 }
 
-void Plan::reserve_scratch(int threads) {
-  i64 bytes = scratch_bytes(calls.data(), calls.size(), threads);
-  if (bytes <= scratch_size_) return;
-  scratch_ = allocate(static_cast<size_t>(bytes));
-  scratch_size_ = bytes;
+int Plan::reserve(const std::vector<Stage>& stages, double least_cost) {
+  double most = least_cost;
+  for (const Stage& stage : stages) most = std::max(most, cost(stage, calls));
+  const int size = team_size(most);
+  i64 bytes = 0;
+  for (const Stage& stage : stages) bytes = std::max(bytes, scratch_bytes(stage, calls, size));
+  if (bytes > scratch_size_) {
+    scratch_ = allocate(static_cast<size_t>(bytes));
+    scratch_size_ = bytes;
+  }
+  return size;
 }
 
 i64 Plan::run(const Steps& s) {
-  const Call* first = calls.data();
-  const size_t body = s.update && !s.guard ? calls.size() : commit;
-  const size_t rest = s.update ? calls.size() - body : 0;
+  const std::vector<Stage>& all = stages(s.update);
+  const size_t body = s.update && !s.guard ? all.size() : commit;
+  const size_t rest = s.update ? all.size() - body : 0;
   const bool may_undo = !s.update || s.guard;
   const i64 batch = inputs.empty() ? 0 : inputs[0].rows;
   double gather_cost = 0;
   for (size_t i = 0; i < inputs.size(); i++)
     if (s.sources[i].gather) gather_cost += 0.05 * static_cast<double>(batch * inputs[i].row_bytes);
-  const int size = std::max(team_size(first, body + rest), team_size(gather_cost));
-  reserve_scratch(size);
+  const int size = reserve(all, gather_cost);
   order_.resize(static_cast<size_t>(batch));
 
   auto last_asked = std::chrono::steady_clock::now();
@@ -237,6 +183,15 @@ i64 Plan::run(const Steps& s) {
     }
   };
 
+  auto run_stages = [&](size_t first, size_t count, const Team& team) {
+    run_in_turn(
+        count, team, [&](size_t i) { return cost(all[first + i], calls); },
+        [&](size_t i, const Team& now) {
+          run_stage(all[first + i], calls, scratch_.get(), norms_.get(), now);
+        },
+        s.seconds ? s.seconds + first : nullptr);
+  };
+
   run_team(size, [&](const Team& team) {
     for (i64 step = 0; step < s.count && !stop; step++) {
       if (team.rank == 0) prepare(step);
@@ -245,12 +200,12 @@ i64 Plan::run(const Steps& s) {
         gather(team);
         barrier(team);
       }
-      run_calls(first, body, scratch_.get(), team, s.seconds);
+      run_stages(0, body, team);
       if (s.guard && *s.guard >= 0) {
         if (team.rank == 0) undo = true;
         break;
       }
-      run_calls(first + body, rest, scratch_.get(), team, s.seconds ? s.seconds + body : nullptr);
+      run_stages(body, rest, team);
       if (team.rank == 0) conclude(step);
       barrier(team);
     }

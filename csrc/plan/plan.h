@@ -4,20 +4,9 @@
 #include <memory>
 #include <vector>
 
-#include "../core/contract.h"
+#include "fuse.h"
 
 namespace fnn {
-
-// Runs calls in order on one team; `scratch` serves all of them in turn. Adds each one's seconds to
-// `seconds`, unless that is null.
-void run_calls(const Call* calls, size_t count, char* scratch, const Team& team,
-               double* seconds = nullptr);
-
-// Bytes of workspace that the largest call needs with that many threads.
-i64 scratch_bytes(const Call* calls, size_t count, int threads);
-
-// How many threads the costliest call can use.
-int team_size(const Call* calls, size_t count);
 
 // Runs calls now, on as many threads as pay, with a workspace kept for the next time.
 void run_now(Call* calls, size_t count);
@@ -104,7 +93,7 @@ struct Steps {
   bool update;            // false: stop each step before the commit and put back what is kept
   const i64* guard;       // unless null: >= 0 before the commit ends the run, the step undone
   bool (*interrupted)();  // asked between steps, now and then; true ends the run
-  double* seconds;        // unless null: one sum per call, added to
+  double* seconds;        // unless null: one sum per stage, added to
 };
 
 class Plan {
@@ -119,15 +108,21 @@ class Plan {
   void keep(char* data, size_t size);
   void finish();  // finds the patches; call once, after recording
 
+  // What a step does; one with an update may fuse calls.
+  const std::vector<Stage>& stages(bool update) const {
+    return update && !fused_.empty() ? fused_ : separate_;
+  }
+
   // Number of steps done: fewer than asked for if interrupted, or stopped by the guard.
   i64 run(const Steps& steps);
 
  private:
-  Buffer scratch_;
+  std::vector<Stage> separate_, fused_;
+  Buffer scratch_, norms_;
   i64 scratch_size_ = -1;
   std::vector<i64> order_;  // rows of the batch at hand
   void bind(const Input& input, const char* data);
-  void reserve_scratch(int threads);
+  int reserve(const std::vector<Stage>& stages, double least_cost);  // number of threads
   void remember_kept();
   void put_back_kept();
 };

@@ -144,8 +144,8 @@ i64 PyPlan::run(const std::vector<py::array>& sources, i64 count, i64 first_row,
   s.interrupted = check_signals;
   if (seconds) {
     auto target = *seconds;
-    if (static_cast<size_t>(target.size()) != plan.calls.size())
-      throw py::value_error("Plan.run: seconds needs one element per call");
+    if (static_cast<size_t>(target.size()) != plan.stages(update).size())
+      throw py::value_error("Plan.run: seconds needs one element per stage");
     s.seconds = target.mutable_data();
   }
   i64 done;
@@ -254,7 +254,16 @@ void add_plan(py::module_& m) {
             for (const Call& call : p.state.plan->calls) names.push_back(call.op->name);
             return names;
           },
-          "Names of the recorded ops, in order.");
+          "Names of the recorded ops, in order.")
+      .def_property_readonly(
+          "stages",
+          [](PyPlan& p) {
+            std::vector<std::string> names;
+            for (const Stage& stage : p.state.plan->stages(true))
+              names.push_back(describe(stage, p.state.plan->calls));
+            return names;
+          },
+          "What a step with an update does, in order.");
   m.def(
       "permutation",
       [](i64 n, u64 seed, u64 epoch) {

@@ -1,0 +1,255 @@
+#include "fuse.h"
+
+#include <string.h>
+
+#include <algorithm>
+
+#include "in_turn.h"
+
+namespace fnn {
+namespace {
+
+constexpr i64 kLeast = 8192;          // elements of a gradient worth a stage of its own
+constexpr i64 kBufferBytes = 32768;   // of the gradient's rows: as long as they stay in L1
+constexpr i64 kFactorBytes = 524288;  // of the factor that is read for each of them: half of L2
+
+const Team kAlone{0, 1, nullptr};
+
+i64 item(const Call& call) { return call.f64 ? 8 : 4; }
+i64 round_up(i64 bytes) { return (bytes + 63) / 64 * 64; }
+
+template <class Args> Args arguments(const Call& call) {
+  Args args;
+  memcpy(&args, call.slots, sizeof args);
+  return args;
+}
+// The slots of the dimensions and strides are the same for float and double.
+matmul_args<float> product_of(const Call& call) { return arguments<matmul_args<float>>(call); }
+
+// A stretch of memory.
+struct Range {
+  const char *begin, *end;
+  bool has(const void* p) const { return p >= begin && p < end; }
+};
+
+bool touches(const Call& call, Range range, bool results) {
+  for (const Field& f : call.op->fields) {
+    if (!f.is_array() && f.kind != Kind::targets && !(results && f.is_result())) continue;
+    for (int slot = f.slot; slot < f.slot + (f.kind == Kind::targets ? 2 : 1); slot++)
+      if (range.has(call.slots[slot].p)) return true;
+  }
+  return false;
+}
+
+// The whole model's update, if the calls from `commit` on hold exactly one and nobody else looks at
+// the gradients but for their norm.
+struct Update {
+  const std::vector<Call>& calls;
+  const size_t commit;
+  size_t at = 0;
+  bool found = false;
+  char *grad = nullptr, *param = nullptr;
+  i64 n = 0;
+
+  Update(const std::vector<Call>& all, size_t first) : calls(all), commit(first) {
+    i64 updates = 0;
+    for (size_t c = commit; c < calls.size(); c++)
+      if (calls[c].op->in_place && calls[c].op->find("param")) at = c, updates++;
+    if (updates != 1) return;
+    grad = pointer("grad"), param = pointer("param"), n = calls[at].slots[0].i;
+    for (size_t c = 0; c < calls.size(); c++)
+      if (c != at && !is_norm(c) && touches(calls[c], all_of(grad), c >= commit)) return;
+    found = true;
+  }
+
+  char* pointer(const char* name) const {
+    return static_cast<char*>(const_cast<void*>(calls[at].slots[calls[at].op->find(name)->slot].p));
+  }
+  Range all_of(char* array) const { return {array, array + n * item(calls[at])}; }
+  bool is_norm(size_t c) const {
+    return calls[c].op->id == op_l2_norm && arguments<l2_norm_args<char>>(calls[c]).x == grad &&
+           arguments<l2_norm_args<char>>(calls[c]).n == n;
+  }
+
+  // Whether call c is a gradient that can be used up at once.
+  bool fuses(size_t c) const {
+    const Call& call = calls[c];
+    if (call.op->id != op_matmul || call.f64 != calls[at].f64) return false;
+    const auto p = product_of(call);
+    if (!all_of(grad).has(p.y) || p.m * p.n < kLeast || p.k * p.n * item(call) > kFactorBytes)
+      return false;
+    char* weight = param + (reinterpret_cast<char*>(p.y) - grad);
+    const Range range{weight, weight + p.m * p.n * item(call)};
+    for (size_t later = c + 1; later < commit; later++)
+      if (touches(calls[later], range, true)) return false;
+    return true;
+  }
+};
+
+// Elements begin..begin + count of a call's arrays; the gradient from `grad`, unless null.
+Call part_of(const Call& whole, i64 begin, i64 count, const void* grad) {
+  Call call = whole;
+  call.slots[0].i = count;
+  for (const Field& f : call.op->fields) {
+    const void*& p = call.slots[f.slot].p;
+    if (!f.is_array() || !p) continue;
+    p = grad && f.name == "grad" ? grad : static_cast<const char*>(p) + begin * item(call);
+  }
+  return call;
+}
+
+Call norm_of(const Call& whole, const void* x, i64 count, char* to) {
+  Call call = whole;
+  call.slots[call.op->find("n")->slot].i = count;
+  call.slots[call.op->find("x")->slot].p = x;
+  call.slots[call.op->find("norm")->slot].p = to;
+  return call;
+}
+
+// Workspace of one thread for a product: rows of the gradient, then what the kernels need.
+struct ProductScratch {
+  i64 rows, kernels;
+  ProductScratch(const Stage& stage, const std::vector<Call>& calls)
+      : rows(round_up(stage.count * product_of(calls[stage.at]).n * item(calls[stage.at]))),
+        kernels(round_up(std::max(
+            calls[stage.at].op->scratch_bytes(calls[stage.at].slots, calls[stage.at].f64, 1),
+            reduction_scratch(rows)))) {}
+  i64 bytes() const { return rows + kernels; }
+};
+
+template <class T>
+void run_product(const Stage& stage, const std::vector<Call>& calls, char* scratch, char* norms,
+                 const Team& team) {
+  const Call& update = calls[stage.update];
+  const auto whole = arguments<matmul_args<T>>(calls[stage.at]);
+  const ProductScratch size(stage, calls);
+  char* rows = scratch + team.rank * size.bytes();
+  share(team, (whole.m + stage.count - 1) / stage.count, [&](i64 task) {
+    const i64 first = task * stage.count;
+    auto p = whole;
+    p.a += first * whole.a_rs;
+    p.m = std::min(stage.count, whole.m - first);
+    p.y = reinterpret_cast<T*>(rows);
+    p.scratch = rows + size.rows;
+    kernel(op_matmul, sizeof(T) == 8)(&p, &kAlone);
+    const i64 count = p.m * p.n;
+    if (stage.norm >= 0) {
+      l2_norm_args<T> norm{count, p.y, reinterpret_cast<T*>(norms) + stage.norm + task, p.scratch};
+      kernel(op_l2_norm, sizeof(T) == 8)(&norm, &kAlone);
+    }
+    run_call(part_of(update, stage.begin + first * p.n, count, p.y), p.scratch, kAlone);
+  });
+}
+
+// Of parts: the root of the sum of their squares.
+template <class T> void total(const Call& norm, const char* norms, i64 count) {
+  const T* parts = reinterpret_cast<const T*>(norms);
+  double sum = 0;
+  for (i64 i = 0; i < count; i++)
+    sum += static_cast<double>(parts[i]) * static_cast<double>(parts[i]);
+  *arguments<l2_norm_args<T>>(norm).norm = static_cast<T>(sqrt(sum));
+}
+
+}  // namespace
+
+std::vector<Stage> separate_stages(const std::vector<Call>& calls) {
+  std::vector<Stage> stages(calls.size());
+  for (size_t c = 0; c < calls.size(); c++) stages[c].at = c;
+  return stages;
+}
+
+std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit) {
+  const Update update(calls, commit);
+  if (!update.found) return {};
+  const bool wants_norm = std::any_of(calls.begin() + static_cast<i64>(commit), calls.end(),
+                                      [](const Call& c) { return c.op->id == op_l2_norm; });
+  std::vector<Stage> stages;
+  std::vector<std::pair<i64, i64>> fused;  // elements begin..end
+  i64 norms = 0;
+  for (size_t c = 0; c < commit; c++) {
+    Stage stage;
+    stage.at = c;
+    if (update.fuses(c)) {
+      const auto p = product_of(calls[c]);
+      stage.work = Stage::product;
+      stage.update = update.at;
+      stage.begin = (reinterpret_cast<char*>(p.y) - update.grad) / item(calls[c]);
+      stage.count = std::max<i64>(kBufferBytes / (p.n * item(calls[c])) / 6, 1) * 6;
+      if (wants_norm) stage.norm = norms, norms += (p.m + stage.count - 1) / stage.count;
+      fused.push_back({stage.begin, stage.begin + p.m * p.n});
+    }
+    stages.push_back(stage);
+  }
+  if (fused.empty()) return {};
+  std::sort(fused.begin(), fused.end());
+  fused.push_back({update.n, update.n});
+  for (size_t c = commit; c < calls.size(); c++) {
+    const bool norm = update.is_norm(c);
+    i64 begin = 0;
+    for (auto [next, end] : fused) {
+      if (begin < next && (norm || c == update.at))
+        stages.push_back({Stage::part, c, 0, begin, next - begin, norm ? norms++ : -1});
+      begin = end;
+    }
+    if (norm) stages.push_back({Stage::total_norm, c, 0, 0, 0, norms});
+    if (!norm && c != update.at) stages.push_back({Stage::call, c});
+  }
+  return stages;
+}
+
+i64 norms(const std::vector<Stage>& stages) {
+  for (const Stage& stage : stages)
+    if (stage.work == Stage::total_norm) return stage.norm;
+  return 0;
+}
+
+std::string describe(const Stage& stage, const std::vector<Call>& calls) {
+  const std::string name = calls[stage.at].op->name;
+  return stage.work == Stage::product ? name + " + " + calls[stage.update].op->name : name;
+}
+
+double cost(const Stage& stage, const std::vector<Call>& calls) {
+  const Call& call = calls[stage.at];
+  auto whole = [](const Call& c) { return c.op->cost(c.slots, c.f64); };
+  auto share = [&](const Call& c, i64 count) {
+    return whole(c) * static_cast<double>(count) / static_cast<double>(c.slots[0].i);
+  };
+  switch (stage.work) {
+    case Stage::total_norm: return 0;
+    case Stage::part: return share(call, stage.count);
+    case Stage::product:
+      return whole(call) + share(calls[stage.update], product_of(call).m * product_of(call).n);
+    default: return whole(call);
+  }
+}
+
+i64 scratch_bytes(const Stage& stage, const std::vector<Call>& calls, int threads) {
+  const Call& call = calls[stage.at];
+  if (stage.work == Stage::product) return threads * ProductScratch(stage, calls).bytes();
+  return call.op->scratch_bytes(call.slots, call.f64, threads);
+}
+
+void run_stage(const Stage& stage, const std::vector<Call>& calls, char* scratch, char* norms,
+               const Team& team) {
+  const Call& call = calls[stage.at];
+  char* place = norms + stage.norm * item(call);
+  switch (stage.work) {
+    case Stage::call: return run_call(call, scratch, team);
+    case Stage::product:
+      return call.f64 ? run_product<double>(stage, calls, scratch, norms, team)
+                      : run_product<float>(stage, calls, scratch, norms, team);
+    case Stage::part:
+      if (stage.norm < 0)
+        return run_call(part_of(call, stage.begin, stage.count, nullptr), scratch, team);
+      return run_call(
+          norm_of(call, arguments<l2_norm_args<char>>(call).x + stage.begin * item(call),
+                  stage.count, place),
+          scratch, team);
+    case Stage::total_norm:
+      if (team.rank > 0) return;
+      return call.f64 ? total<double>(call, norms, stage.norm)
+                      : total<float>(call, norms, stage.norm);
+  }
+}
+
+}  // namespace fnn

@@ -1,0 +1,41 @@
+// A step that updates as stages: its calls, with a weight's gradient and the optimizer fused. The
+// product computes some rows of the gradient into a buffer that stays in cache, the optimizer
+// updates the weight by them, and the gradient never reaches memory. Every element gets the bits
+// that the calls give one after the other.
+#pragma once
+#include <vector>
+
+#include "../core/contract.h"
+
+namespace fnn {
+
+struct Stage {
+  enum Work {
+    call,        // a recorded call
+    part,        // a call over all gradients, on elements begin..begin + count alone
+    product,     // rows of a gradient and the update by them, in turn
+    total_norm,  // of the gradient, from the norms that the stages before have left
+  };
+  Work work = call;
+  size_t at = 0;      // the call
+  size_t update = 0;  // product: the optimizer's call
+  i64 begin = 0;      // part, product: first element
+  i64 count = 0;      // part: elements; product: rows at a time
+  i64 norm = -1;      // where norms of parts go or come from, unless nobody asks
+};
+
+// One stage per call.
+std::vector<Stage> separate_stages(const std::vector<Call>& calls);
+
+// Those of a step over all calls, of which the ones from `commit` on change the model; none if
+// there is nothing to fuse: no large gradient of a small batch that only the optimizer reads.
+std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit);
+
+i64 norms(const std::vector<Stage>& stages);  // that the stages leave, numbers of the calls' type
+std::string describe(const Stage& stage, const std::vector<Call>& calls);
+double cost(const Stage& stage, const std::vector<Call>& calls);
+i64 scratch_bytes(const Stage& stage, const std::vector<Call>& calls, int threads);
+void run_stage(const Stage& stage, const std::vector<Call>& calls, char* scratch, char* norms,
+               const Team& team);
+
+}  // namespace fnn

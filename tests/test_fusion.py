@@ -1,0 +1,152 @@
+"""Weight gradients fused with the optimizer: chosen by shape, and the bits of the separate ops."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from support import available_isas, forced_isa, threads
+from trainers import data, fingerprint, network, trainer
+
+import fastnn as fnn
+from fastnn import ops
+from fastnn.engine import Native
+
+OPTIMIZERS = {
+    "sgd": fnn.SGD(lr=0.1),
+    "momentum": fnn.SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adagrad": fnn.Adagrad(lr=0.1),
+    "rmsprop": fnn.RMSProp(lr=0.01, momentum=0.5, centered=True),
+    "adam": fnn.Adam(lr=0.01),
+    "amsgrad": fnn.Adam(lr=0.01, amsgrad=True, weight_decay=0.1),
+    "adamw": fnn.AdamW(lr=0.01),
+    "radam": fnn.RAdam(lr=0.01),
+}
+
+
+@pytest.fixture
+def fused(monkeypatch):
+    """Names of the fused stages of the plans made since it was last called."""
+    made = []
+
+    class Recorded(Native):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    def names():
+        found = [stage for plan in made for stage in plan.stages if "+" in stage]
+        made.clear()
+        return found
+
+    monkeypatch.setattr("fastnn.trainer.Native", Recorded)
+    return names
+
+
+def wide(optimizer=None, hidden=160, **options):
+    return trainer(network(hidden=hidden), optimizer=optimizer or fnn.Adam(lr=0.01), **options)
+
+
+def keeping_gradients(optimizer=None, **options):
+    """The same training without fusion: the check for finite gradients reads them."""
+    return wide(optimizer, check_finite=True, **options)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_bits_are_those_of_the_separate_ops(optimizer, precision, fused):
+    x, y = data(333, "float64" if precision == "float64" else "float32")
+    results, stages = [], []
+    for make in (wide, keeping_gradients):
+        ours = make(optimizer, precision=precision)
+        losses = [ours.step(x[:100], y[:100]), *ours.steps(x, y, batch_size=37, n=9)]
+        stages.append(fused())
+        history = ours.fit(x, y, epochs=2, batch_size=64, drop_last=True)
+        stages.append(fused())
+        results.append((ours, losses, history))
+    (a, losses, history), (b, expected, unfused) = results
+    stage = f"matmul + {type_name(optimizer)}_step"
+    assert stages == [[stage] * 2, [stage], [], []]
+    assert fingerprint(a) == fingerprint(b)
+    assert_array_equal(losses, expected)
+    assert_array_equal(history.updates["loss"], unfused.updates["loss"])
+    # The norm is summed in other pieces.
+    assert_allclose(history.updates["grad_norm"], unfused.updates["grad_norm"], rtol=5e-7)
+
+
+def type_name(optimizer):
+    return "adam" if isinstance(optimizer, fnn.AdamW) else type(optimizer).__name__.lower()
+
+
+def test_threads_and_levels_make_no_difference(fused):
+    x, y = data(600)
+    prints, norms = set(), set()
+    for isa in available_isas():
+        for n in (1, 2, 3, 4):
+            with forced_isa(isa), threads(n):
+                ours = wide(hidden=300)
+                norms.add(ours.fit(x, y, batch_size=128).updates["grad_norm"].tobytes())
+                assert fused()
+                prints.add(fingerprint(ours))
+    assert len(prints) == len(norms) == 1
+
+
+def test_what_else_reads_the_gradients_keeps_them(fused):
+    x, y = data(64)
+    for options in ({"clip_grad_norm": 1.0}, {"check_finite": True}):
+        wide(**options).step(x, y)
+        assert not fused()
+
+
+def test_small_gradients_and_large_batches_are_not_fused(fused):
+    x, y = data(3000)
+    wide(hidden=80).step(x[:64], y[:64])
+    assert not fused()
+    wide().step(x, y)
+    assert not fused()
+    wide().step(x[:64], y[:64])
+    assert len(fused()) == 1
+
+
+def test_a_gradient_asked_for_is_there_and_changes_nothing():
+    x, y = data(64)
+    ours, other = wide(), wide()
+    ours.step(x, y)
+    other.step(x, y)
+    before = fingerprint(ours)
+    _, gradients = ours.loss_and_grad(x, y)
+    assert fingerprint(ours) == before
+    assert all(np.any(gradient) for gradient in gradients.values())
+    assert ours.step(x, y) == other.step(x, y)
+    assert fingerprint(ours) == fingerprint(other)
+
+
+class Tied(fnn.Layer):
+    """x @ w @ w, so that the weight is read again after a part of its gradient is known."""
+
+    recordable = True
+
+    def __init__(self, size):
+        super().__init__()
+        self.add_parameter("weight", (size, size), "xavier_uniform")
+
+    def forward(self, x, training=False):
+        self.first_use(x)
+        weight = self.params["weight"]
+        h = ops.matmul(x, weight)
+
+        def backprop(dy, overwrite=False):
+            self.grads["weight"] = ops.matmul(h, dy, transpose_a=True, out=self.grads["weight"])
+            return ops.matmul(dy, weight, transpose_b=True)
+
+        return ops.matmul(h, weight), backprop
+
+
+def test_a_weight_that_is_read_again_is_not_updated_early(fused):
+    x, y = data(64)
+    runs = []
+    for options in ({}, {"check_finite": True}):
+        model = fnn.Sequential(fnn.Linear(20, 128), Tied(128), fnn.Linear(128, 5))
+        ours = trainer(model, **options)
+        ours.steps(x, y, batch_size=64, n=5)
+        assert not fused()
+        runs.append(fingerprint(ours))
+    assert runs[0] == runs[1]
