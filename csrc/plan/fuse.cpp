@@ -12,6 +12,7 @@ namespace {
 constexpr i64 kLeast = 8192;          // elements of a gradient worth a stage of its own
 constexpr i64 kBufferBytes = 32768;   // of the gradient's rows: as long as they stay in L1
 constexpr i64 kFactorBytes = 524288;  // of the factor that is read for each of them: half of L2
+constexpr i64 kPackedTerms = 16;      // more are not worth packing again for each of them
 
 const Team kAlone{0, 1, nullptr};
 
@@ -78,6 +79,7 @@ struct Update {
     const auto p = product_of(call);
     if (!all_of(grad).has(p.y) || p.m * p.n < kLeast || p.k * p.n * item(call) > kFactorBytes)
       return false;
+    if (p.precision == 1 && p.k > kPackedTerms) return false;
     char* weight = param + (reinterpret_cast<char*>(p.y) - grad);
     const Range range{weight, weight + p.m * p.n * item(call)};
     for (size_t later = c + 1; later < commit; later++)

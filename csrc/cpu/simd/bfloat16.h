@@ -7,27 +7,57 @@
 
 namespace {
 
-// a0 * b0 + a1 * b1 + c as two FMAs, the upper halves first. Products of two bfloat16 are exact, so
-// the instruction gives these very bits, except that it takes results below 2^-126 for 0.
+// The instructions of AVX512-BF16, and what gives the same bits without them:
+//   fma_pairs(a, b, c)     a0 * b0 + a1 * b1 + c as two FMAs, the upper halves first. Products of
+//   two
+//                          bfloat16 are exact; the instruction takes results below 2^-126 for 0.
+//   pair(even, odd)        lane-wise, each rounded to the nearest bfloat16, ties to even; inputs
+//                          below 2^-126 count as 0, NaN stays NaN
+//   pair_neighbours(x, y)  likewise lanes 0 and 1, 2 and 3, ... of x, then of y
 #ifdef __AVX512BF16__
+
 FNN_INLINE Vec<float> fma_pairs(Vec<float> a, Vec<float> b, Vec<float> c) {
   return {_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v)};
 }
+FNN_INLINE Vec<float> pair(Vec<float> even, Vec<float> odd) {
+  const __m512i upper = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even.v));
+  const __m512i lower = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd.v));
+  return {_mm512_castsi512_ps(_mm512_or_si512(_mm512_slli_epi32(upper, 16), lower))};
+}
+FNN_INLINE Vec<float> pair_neighbours(Vec<float> x, Vec<float> y) {
+  const __m512i pairs = (__m512i)_mm512_cvtne2ps_pbh(y.v, x.v);  // the even ones in lower halves
+  return {_mm512_castsi512_ps(_mm512_rol_epi32(pairs, 16))};
+}
+
 #else
+
 FNN_INLINE Vec<float> upper(Vec<float> a) { return from_bits(bits(a) & set1_int<float>(-0x10000)); }
 FNN_INLINE Vec<float> lower(Vec<float> a) { return from_bits(shift_left(bits(a), 16)); }
 FNN_INLINE Vec<float> fma_pairs(Vec<float> a, Vec<float> b, Vec<float> c) {
   return fma(lower(a), lower(b), fma(upper(a), upper(b), c));
 }
-#endif
-
-// The nearest bfloat16 as a float, ties to even; 0 below 2^-126, NaN stays NaN.
 FNN_INLINE IntVec<float> to_bfloat16(Vec<float> x) {
+  x = select(abs(x) < set1(0x1p-126f), zero<float>(), x);
   const IntVec<float> u = bits(x), odd = shift_right(u, 16) & set1_int<float>(1);
-  const Vec<float> y = from_bits((u + set1_int<float>(0x7fff) + odd) & set1_int<float>(-0x10000));
-  const Vec<float> normal = select(abs(y) < set1(0x1p-126f), zero<float>(), y);
-  return bits(select(isnan(x), set1(__builtin_nanf("")), normal));
+  const IntVec<float> y = (u + set1_int<float>(0x7fff) + odd) & set1_int<float>(-0x10000);
+  return bits(select(isnan(x), set1(__builtin_nanf("")), from_bits(y)));
 }
+FNN_INLINE Vec<float> pair(Vec<float> even, Vec<float> odd) {
+  return from_bits(to_bfloat16(even) | shift_right(to_bfloat16(odd), 16));
+}
+FNN_INLINE Vec<float> pair_neighbours(Vec<float> x, Vec<float> y) {
+  constexpr i64 lanes = Vec<float>::lanes;
+  alignas(64) u32 terms[2 * lanes], pairs[lanes];
+  alignas(64) float halves[2 * lanes];
+  store(halves, from_bits(to_bfloat16(x)));
+  store(halves + lanes, from_bits(to_bfloat16(y)));
+  memcpy(terms, halves, sizeof terms);
+  for (i64 i = 0; i < lanes; i++) pairs[i] = terms[2 * i] | terms[2 * i + 1] >> 16;
+  memcpy(halves, pairs, sizeof pairs);
+  return load(halves);
+}
+
+#endif
 
 // Pairs of consecutive rows (the one past the last is zeros), each `columns` wide with zeros behind
 // up to a whole Vec, into rows of stride to_rs.
@@ -37,28 +67,25 @@ inline void pair_rows(const float* from, i64 rs, i64 rows, i64 columns, float* t
     for (i64 j = 0; j < columns; j += lanes) {
       const i64 count = columns - j < lanes ? columns - j : lanes;
       const Vec<float> odd = i + 1 < rows ? load_n(from + rs + j, count) : zero<float>();
-      const IntVec<float> low = shift_right(to_bfloat16(odd), 16);
-      store(to + j, from_bits(to_bfloat16(load_n(from + j, count)) | low));
+      store(to + j, pair(load_n(from + j, count), odd));
     }
   }
 }
 
-// Pairs of consecutive terms of one row, at most 256 of them.
+// Pairs of consecutive terms of one row, at most 256 of them; writes whole Vecs.
 inline void pair_terms(const float* from, i64 cs, i64 terms, float* to) {
   constexpr i64 lanes = Vec<float>::lanes, most = 256;
-  alignas(64) float row[most], rounded[most];
+  alignas(64) float row[most];
   for (i64 k = 0; cs != 1 && k < terms; k++) row[k] = from[k * cs];
   if (cs != 1) from = row;
-  for (i64 k = 0; k < terms; k += lanes) {
-    const i64 count = terms - k < lanes ? terms - k : lanes;
-    store(rounded + k, from_bits(to_bfloat16(load_n(from + k, count))));
+  i64 k = 0;
+  for (; k + 2 * lanes <= terms; k += 2 * lanes, to += lanes) {
+    store(to, pair_neighbours(load(from + k), load(from + k + lanes)));
   }
-  for (i64 p = 0; p < (terms + 1) / 2; p++) {
-    u64 both;  // the even term lies in the lower half
-    memcpy(&both, rounded + 2 * p, sizeof both);
-    const u32 pair = static_cast<u32>(both) | static_cast<u32>(both >> 48);
-    memcpy(to + p, &pair, sizeof pair);
-  }
+  if (k == terms) return;
+  const i64 left = terms - k, second = left > lanes ? left - lanes : 0;
+  const Vec<float> x = load_n(from + k, left < lanes ? left : lanes);
+  store(to, pair_neighbours(x, second ? load_n(from + k + lanes, second) : zero<float>()));
 }
 
 }  // namespace

@@ -221,6 +221,10 @@ template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Tea
   if (a.m == 0 || a.n == 0) return;
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
   const Product<T, kPairs> p(a, better_transposed(a), a.scratch + team.rank * size.bytes(), size);
+  if (kPairs && p.m > p.n) {  // the left factor is packed, too: each thread its own rows
+    share_range(team, p.row_tiles, 1, [&](i64 t0, i64 t1) { p.compute_all(t0, t1, 0, p.n); });
+    return;
+  }
   const i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>, most = (p.n + width - 1) / width;
   const i64 together = p.row_tiles == 1 || most < 16 ? 1 : 2;
   const i64 columns = together * width, groups = (p.n + columns - 1) / columns;
