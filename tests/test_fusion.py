@@ -1,10 +1,10 @@
-"""Weight gradients fused with the optimizer: chosen by shape, and the bits of the separate ops."""
+"""What a plan fuses: chosen by shape, and with the bits of the separate ops."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from support import available_isas, forced_isa, threads
-from trainers import data, fingerprint, network, trainer
+from trainers import Plain, data, fingerprint, network, trainer
 
 import fastnn as fnn
 from fastnn import ops
@@ -22,22 +22,28 @@ OPTIMIZERS = {
 }
 
 
-@pytest.fixture
-def fused(monkeypatch):
-    """Names of the fused stages of the plans made since it was last called."""
-    made = []
+def recording(made):
+    """A Native that leaves each plan in a list."""
 
     class Recorded(Native):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.append(self)
 
-    def names():
-        found = [stage for plan in made for stage in plan.stages if "+" in stage]
-        made.clear()
-        return found
+    return Recorded
 
-    monkeypatch.setattr("fastnn.trainer.Native", Recorded)
+
+@pytest.fixture
+def fused(monkeypatch):
+    """Names of the stages with an update, of the plans made since it was last called."""
+    made = []
+
+    def names():
+        found = [stage for plan in made for stage in plan.stages]
+        made.clear()
+        return [stage for stage in found if stage.startswith("matmul") and "_step" in stage]
+
+    monkeypatch.setattr("fastnn.trainer.Native", recording(made))
     return names
 
 
@@ -48,6 +54,9 @@ def wide(optimizer=None, hidden=160, **options):
 def keeping_gradients(optimizer=None, **options):
     """The same training without fusion: the check for finite gradients reads them."""
     return wide(optimizer, check_finite=True, **options)
+
+
+# ---- updates ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
@@ -122,6 +131,42 @@ def test_a_gradient_asked_for_is_there_and_changes_nothing():
     assert all(np.any(gradient) for gradient in gradients.values())
     assert ours.step(x, y) == other.step(x, y)
     assert fingerprint(ours) == fingerprint(other)
+
+
+# ---- epilogues -------------------------------------------------------------------------------
+
+
+def plain(kind, hidden):
+    return trainer(network(batch_norm=False, hidden=hidden, kind=kind), optimizer=fnn.SGD(lr=0.1))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 64, 300, 700])
+@pytest.mark.parametrize("hidden", [33, 96, 300])
+def test_gradients_of_relu_and_bias_come_with_the_products(batch, hidden, monkeypatch):
+    x, y = data(batch)
+    made = []
+    monkeypatch.setattr("fastnn.trainer.Native", recording(made))
+    ours, separate = plain(fnn.Sequential, hidden), plain(Plain, hidden)
+    (_, together), (_, alone) = ours.loss_and_grad(x, y), separate.loss_and_grad(x, y)
+    for name, gradient in alone.items():
+        assert_array_equal(together[name], gradient, name)
+    for _ in range(3):
+        assert ours.step(x, y) == separate.step(x, y)
+    assert fingerprint(ours) == fingerprint(separate)
+    stages = [stage for plan in made for stage in plan.stages]
+    assert "matmul + relu_backward" in stages
+    assert "matmul + column_sum" in stages
+
+
+def test_epilogues_have_the_same_bits_for_any_threads_and_level():
+    x, y = data(700)
+    found = set()
+    for isa in available_isas():
+        for n in (1, 2, 3, 4):
+            with forced_isa(isa), threads(n):
+                _, gradients = plain(fnn.Sequential, 300).loss_and_grad(x, y)
+                found.add(b"".join(g.tobytes() for g in gradients.values()))
+    assert len(found) == 1
 
 
 class Tied(fnn.Layer):

@@ -988,7 +988,7 @@ REFUSED_DATA = {
     "label-min": (*bad_label(-(2**63)), fnn.LabelError, "at row 7"),
     "label-max": (
         X,
-        np.where(np.arange(40) == 7, 2**64 - 1, 0).astype(np.uint64),
+        np.where(np.arange(40) == 7, np.uint64(2**64 - 1), np.uint64(0)),
         fnn.LabelError,
         "label 18446744073709551615 at row 7",
     ),

@@ -128,6 +128,7 @@ std::vector<OpInfo> make_ops() {
 #define OUT(name, type, shape, doc)          {Kind::out, #name, #shape, "", doc, parse_type(#type)},
 #define OPTOUT(name, type, shape, flag, doc) {Kind::optout, #name, #shape, #flag, doc, parse_type(#type)},
 #define LOSS(name, shape, doc)               {Kind::loss, #name, #shape, "", doc},
+#define FUSED(type, name, doc)               {Kind::fused, #name, "", "", doc},
 #define NUMBER(kind, name, dflt, doc)        {kind, #name, "", "", doc, Type::T, 0, {}, {}, false, #dflt},
 #define REAL(name, dflt, doc)                NUMBER(Kind::real, name, dflt, doc)
 #define INT(name, dflt, doc)                 NUMBER(Kind::integer, name, dflt, doc)

@@ -28,6 +28,7 @@ enum class Kind {
   out,
   optout,
   loss,
+  fused,  // null but in a plan
   real,
   integer,
   flag,
@@ -60,7 +61,9 @@ struct Field {
   }
   bool is_inout() const { return kind == Kind::inout || kind == Kind::optinout; }
   bool is_result() const { return kind == Kind::out || kind == Kind::optout || kind == Kind::loss; }
-  bool is_argument() const { return kind != Kind::dim && kind != Kind::scratch && !is_result(); }
+  bool is_argument() const {
+    return kind != Kind::dim && kind != Kind::scratch && kind != Kind::fused && !is_result();
+  }
   bool optional() const { return kind == Kind::opt || kind == Kind::optinout || !standard.empty(); }
 };
 

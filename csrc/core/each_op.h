@@ -36,6 +36,9 @@
 #ifndef LOSS
 #define LOSS(...)
 #endif
+#ifndef FUSED
+#define FUSED(...)
+#endif
 #ifndef REAL
 #define REAL(...)
 #endif
@@ -85,6 +88,7 @@
 #undef OUT
 #undef OPTOUT
 #undef LOSS
+#undef FUSED
 #undef REAL
 #undef INT
 #undef FLAG

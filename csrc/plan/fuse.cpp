@@ -88,6 +88,30 @@ struct Update {
   }
 };
 
+// The relu_backward of a matmul's result, if that is the first to touch it; 0 if there is none.
+size_t gate_of(const std::vector<Call>& calls, size_t c) {
+  const auto p = product_of(calls[c]);
+  if (calls[c].op->id != op_matmul || p.bias || p.activation >= 0 || p.preactivation) return 0;
+  const char* y = reinterpret_cast<const char*>(p.y);
+  const Range result{y, y + p.m * p.n * item(calls[c])};
+  size_t next = c + 1;
+  while (next < calls.size() && !touches(calls[next], result, true)) next++;
+  if (next == calls.size() || calls[next].op->id != op_relu_backward) return 0;
+  const auto g = arguments<relu_backward_args<float>>(calls[next]);
+  return g.dy == p.y && g.dx == p.y && g.n == p.m * p.n && calls[next].f64 == calls[c].f64 ? next
+                                                                                           : 0;
+}
+
+// The column_sum of a matmul's right factor, if that is the next call; 0 if not.
+size_t sum_of(const std::vector<Call>& calls, size_t c) {
+  if (c + 1 == calls.size() || calls[c].op->id != op_matmul) return 0;
+  const auto p = product_of(calls[c]);
+  const auto s = arguments<column_sum_args<float>>(calls[c + 1]);
+  const bool same = calls[c + 1].op->id == op_column_sum && calls[c + 1].f64 == calls[c].f64 &&
+                    s.x == p.b && s.n == p.k && s.c == p.n && p.b_rs == p.n && p.b_cs == 1;
+  return same ? c + 1 : 0;
+}
+
 // Elements begin..begin + count of a call's arrays; the gradient from `grad`, unless null.
 Call part_of(const Call& whole, i64 begin, i64 count, const void* grad) {
   Call call = whole;
@@ -105,6 +129,15 @@ Call norm_of(const Call& whole, const void* x, i64 count, char* to) {
   call.slots[call.op->find("n")->slot].i = count;
   call.slots[call.op->find("x")->slot].p = x;
   call.slots[call.op->find("norm")->slot].p = to;
+  return call;
+}
+
+Call with_epilogues(const Stage& stage, const std::vector<Call>& calls) {
+  static const int gate = all_ops()[op_matmul].find("gate")->slot;
+  static const int b_sum = all_ops()[op_matmul].find("b_sum")->slot;
+  Call call = calls[stage.at];
+  if (stage.gate) call.slots[gate].p = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
+  if (stage.sum) call.slots[b_sum].p = arguments<column_sum_args<float>>(calls[stage.sum]).y;
   return call;
 }
 
@@ -154,9 +187,20 @@ template <class T> void total(const Call& norm, const char* norms, i64 count) {
 
 }  // namespace
 
-std::vector<Stage> separate_stages(const std::vector<Call>& calls) {
-  std::vector<Stage> stages(calls.size());
-  for (size_t c = 0; c < calls.size(); c++) stages[c].at = c;
+std::vector<Stage> stages_of(const std::vector<Call>& calls, size_t commit) {
+  std::vector<Stage> stages;
+  std::vector<bool> done(calls.size());
+  for (size_t c = 0; c < calls.size(); c++) {
+    if (done[c]) continue;
+    Stage stage;
+    stage.at = c;
+    if (c < commit) {
+      stage.gate = gate_of(calls, c), stage.sum = sum_of(calls, c);
+      for (size_t other : {stage.gate, stage.sum})
+        if (other) done[other] = true;
+    }
+    stages.push_back(stage);
+  }
   return stages;
 }
 
@@ -168,11 +212,13 @@ std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit) {
   std::vector<Stage> stages;
   std::vector<std::pair<i64, i64>> fused;  // elements begin..end
   i64 norms = 0;
-  for (size_t c = 0; c < commit; c++) {
-    Stage stage;
-    stage.at = c;
+  for (Stage stage : stages_of(calls, commit)) {
+    const size_t c = stage.at;
+    if (c >= commit) break;
     if (update.fuses(c)) {
       const auto p = product_of(calls[c]);
+      if (stage.sum) stages.push_back({Stage::call, stage.sum});
+      stage.sum = 0;
       stage.work = Stage::product;
       stage.update = update.at;
       stage.begin = (reinterpret_cast<char*>(p.y) - update.grad) / item(calls[c]);
@@ -190,10 +236,10 @@ std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit) {
     i64 begin = 0;
     for (auto [next, end] : fused) {
       if (begin < next && (norm || c == update.at))
-        stages.push_back({Stage::part, c, 0, begin, next - begin, norm ? norms++ : -1});
+        stages.push_back({Stage::part, c, 0, 0, 0, begin, next - begin, norm ? norms++ : -1});
       begin = end;
     }
-    if (norm) stages.push_back({Stage::total_norm, c, 0, 0, 0, norms});
+    if (norm) stages.push_back({Stage::total_norm, c, 0, 0, 0, 0, 0, norms});
     if (!norm && c != update.at) stages.push_back({Stage::call, c});
   }
   return stages;
@@ -206,8 +252,10 @@ i64 norms(const std::vector<Stage>& stages) {
 }
 
 std::string describe(const Stage& stage, const std::vector<Call>& calls) {
-  const std::string name = calls[stage.at].op->name;
-  return stage.work == Stage::product ? name + " + " + calls[stage.update].op->name : name;
+  std::string name = calls[stage.at].op->name;
+  for (size_t other : {stage.gate, stage.sum, stage.update})
+    if (other) name += " + " + calls[other].op->name;
+  return name;
 }
 
 double cost(const Stage& stage, const std::vector<Call>& calls) {
@@ -236,7 +284,9 @@ void run_stage(const Stage& stage, const std::vector<Call>& calls, char* scratch
   const Call& call = calls[stage.at];
   char* place = norms + stage.norm * item(call);
   switch (stage.work) {
-    case Stage::call: return run_call(call, scratch, team);
+    case Stage::call:
+      if (stage.gate || stage.sum) return run_call(with_epilogues(stage, calls), scratch, team);
+      return run_call(call, scratch, team);
     case Stage::product:
       return call.f64 ? run_product<double>(stage, calls, scratch, norms, team)
                       : run_product<float>(stage, calls, scratch, norms, team);

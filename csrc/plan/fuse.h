@@ -1,7 +1,8 @@
-// A step that updates as stages: its calls, with a weight's gradient and the optimizer fused. The
-// product computes some rows of the gradient into a buffer that stays in cache, the optimizer
-// updates the weight by them, and the gradient never reaches memory. Every element gets the bits
-// that the calls give one after the other.
+// A step as stages: its calls, some of them fused. A product does the relu_backward of its result
+// and the column_sum of its factor on the way. And a weight's gradient is fused with the optimizer:
+// the product computes some rows of it into a buffer that stays in cache, the optimizer updates the
+// weight by them, and the gradient never reaches memory. Every element gets the bits that the calls
+// give one after the other.
 #pragma once
 #include <vector>
 
@@ -19,16 +20,18 @@ struct Stage {
   Work work = call;
   size_t at = 0;      // the call
   size_t update = 0;  // product: the optimizer's call
+  size_t gate = 0;    // the relu_backward, and
+  size_t sum = 0;     // the column_sum that a matmul does as well; 0 for none
   i64 begin = 0;      // part, product: first element
   i64 count = 0;      // part: elements; product: rows at a time
   i64 norm = -1;      // where norms of parts go or come from, unless nobody asks
 };
 
-// One stage per call.
-std::vector<Stage> separate_stages(const std::vector<Call>& calls);
+// The stages of all calls, of which the ones from `commit` on change the model.
+std::vector<Stage> stages_of(const std::vector<Call>& calls, size_t commit);
 
-// Those of a step over all calls, of which the ones from `commit` on change the model; none if
-// there is nothing to fuse: no large gradient of a small batch that only the optimizer reads.
+// Likewise with weights updated as soon as a part of their gradient is known; none if there is
+// nothing to fuse so: no large gradient of a small batch that only the optimizer reads.
 std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit);
 
 i64 norms(const std::vector<Stage>& stages);  // that the stages leave, numbers of the calls' type

@@ -109,7 +109,9 @@ void Plan::finish() {
             input.patches.push_back({c, slot, offset});
         }
       }
-  separate_ = separate_stages(calls);
+  separate_ = stages_of(calls, commit);
+  body_ = 0;
+  while (body_ < separate_.size() && separate_[body_].at < commit) body_++;
   fused_ = fused_stages(calls, commit);
   norms_ = allocate(static_cast<size_t>(norms(fused_)) * sizeof(double));
 }
@@ -134,7 +136,7 @@ int Plan::reserve(const std::vector<Stage>& stages, double least_cost) {
 
 i64 Plan::run(const Steps& s) {
   const std::vector<Stage>& all = stages(s.update);
-  const size_t body = s.update && !s.guard ? all.size() : commit;
+  const size_t body = s.update && !s.guard ? all.size() : body_;
   const size_t rest = s.update ? all.size() - body : 0;
   const bool may_undo = !s.update || s.guard;
   const i64 batch = inputs.empty() ? 0 : inputs[0].rows;

@@ -118,6 +118,7 @@ class Plan {
 
  private:
   std::vector<Stage> separate_, fused_;
+  size_t body_ = 0;  // of separate_: stages before the commit
   Buffer scratch_, norms_;
   i64 scratch_size_ = -1;
   std::vector<i64> order_;  // rows of the batch at hand

@@ -43,7 +43,7 @@ void Binder::bind() {
   for (int i = 0; i < count; i++) {
     const Field& f = fields[i];
     if (f.kind == Kind::dim) call.slots[f.slot].i = -1;
-    if (f.kind == Kind::scratch) call.slots[f.slot].p = nullptr;
+    if (f.kind == Kind::scratch || f.kind == Kind::fused) call.slots[f.slot].p = nullptr;
     if (f.kind >= Kind::real && f.kind != Kind::choice && f.kind != Kind::scratch) bind_number(i);
     if (f.kind == Kind::choice) bind_choice(i);
   }

@@ -8,6 +8,7 @@
 #include "../../core/matmul_plan.h"
 #include "activations.h"
 #include "bfloat16.h"
+#include "column_sum.h"
 #include "matmul_tile.h"
 
 namespace {
@@ -121,16 +122,39 @@ template <class T, bool kPairs> struct Product {
     }
   }
 
+  // Adds so many terms of the right factor to b_sum, from the block if it was packed: the sums of
+  // sum_rows.
+  void sum_terms(Access how, i64 k0, i64 terms, i64 j0, i64 j1) const {
+    for (i64 j = j0, columns; j < j1; j += columns) {
+      const i64 width = tile_vecs(j1 - j) * kLanes<T>;
+      columns = least(width, j1 - j);
+      const bool packed = how == kInBlock;
+      const T* from = packed ? block + (j - j0) * terms : right.at(k0, j).p;
+      const i64 stride = packed ? width : right.rs;
+      for (i64 v = 0; v < columns; v += kLanes<T>) {
+        const i64 count = least(kLanes<T>, columns - v);
+        T* to = a.b_sum + j + v;
+        Vec<T> sum = zero<T>();
+        for (i64 t = 0; t < terms; t++) sum = sum + load_n(from + t * stride + v, count);
+        store_n(to, k0 > 0 ? load_n(to, count) + sum : sum, count);
+      }
+    }
+  }
+
+  // Whether b_sum is added up while b is at hand, by whoever has the first row.
+  bool sums_on_the_way() const { return a.b_sum && !kPairs && !transposed; }
+
   // Rows i0..i1, columns j0..j1 of y, where the product lies: adds the bias, applies the
-  // activation.
+  // activation or the gradient of one.
   void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
-    if (!a.bias && a.activation < 0 && !a.preactivation) return;
+    if (!a.bias && a.activation < 0 && !a.preactivation && !a.gate) return;
     for (i64 i = i0; i < i1; i++) {
       for (i64 j = j0; j < j1; j += kLanes<T>) {
         const i64 at = i * a.n + j, count = least(kLanes<T>, j1 - j);
         Vec<T> x = load_n(a.y + at, count);
         if (a.bias) x = x + load_n(a.bias + j, count);
         if (a.preactivation) store_n(a.preactivation + at, x, count);
+        if (a.gate) x = relu_backward(x, load_n(a.gate + at, count));
         store_n(a.y + at, activate(a.activation, x), count);
       }
     }
@@ -160,6 +184,7 @@ template <class T, bool kPairs> struct Product {
       terms = least(k - k0, kTerms);
       const bool last = k0 + terms == k;
       if (how == kInBlock) pack_block(k0, terms, j0, j1);
+      if (t0 == 0 && sums_on_the_way()) sum_terms(how, k0, terms, j0, j1);
       for (i64 t = t0; t < t1; t++) {
         const i64 row = tile_row(t), rows = tile_row(t + 1) - row;
         Tile<T> tile{left.at(row, k0), {}, nullptr, nullptr, result_rs, terms, 0, k0 > 0};
@@ -221,6 +246,7 @@ template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Tea
   if (a.m == 0 || a.n == 0) return;
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
   const Product<T, kPairs> p(a, better_transposed(a), a.scratch + team.rank * size.bytes(), size);
+  if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
   if (kPairs && p.m > p.n) {  // the left factor is packed, too: each thread its own rows
     share_range(team, p.row_tiles, 1, [&](i64 t0, i64 t1) { p.compute_all(t0, t1, 0, p.n); });
     return;
