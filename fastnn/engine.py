@@ -27,7 +27,7 @@ class Job:
     """Some consecutive steps over the rows of `sources`.
 
     `results` maps names of results to arrays that get one element per step. Without `update` there
-    is no commit, and all that the body changed is put back.
+    is no commit, all that the body changed is put back, and no gradient is refused.
     """
 
     sources: Sequence[Array] = ()
@@ -99,7 +99,7 @@ class Native:
             clock=job.clock,
             records=[(self._results[name], array) for name, array in job.results.items()],
             update=job.update,
-            guard=self._results.get("nonfinite"),
+            guard=self._results.get("nonfinite") if job.update else None,
         )
 
     def result(self, name: str) -> Array:
@@ -177,9 +177,11 @@ class Eager:
         rows = slice(first, first + self._batch)
         chosen = rows if order is None else order[rows]
         self._results = self._body(*(source[chosen] for source in job.sources))
+        if not job.update:
+            return True
         if self._results.get("nonfinite", -1) >= 0:
             return False
-        if self._commit is not None and job.update:
+        if self._commit is not None:
             assert job.lr is not None
             self._commit.run(Job(clock=job.clock, lr=job.lr[step : step + 1]))
         return True
