@@ -1,10 +1,12 @@
 """All parameters of a model, and all gradients, in one flat array each."""
 
+import math
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from fastnn import _core
 from fastnn.errors import ShapeError
 from fastnn.layer import Layer
 
@@ -29,44 +31,39 @@ class FlatParameters:
 
     def __init__(self, model: Layer, dtype: np.dtype[Any]) -> None:
         self._model = model
-        self._places: list[tuple[Layer, str]] = []
-        self._names: list[str] = []
-        self._slices: list[slice] = []
-        self._shapes: list[tuple[int, ...]] = []
+        self._parts: list[tuple[str, int, tuple[int, ...]]] = []  # name, first element, shape
+        places: list[tuple[Layer, str]] = []
         end = 0
         step = _ALIGNMENT // dtype.itemsize
         for prefix, layer in model.named_layers():
             for name, array in layer.params.items():
-                self._places.append((layer, name))
-                self._names.append(prefix + name)
-                self._shapes.append(array.shape)
-                self._slices.append(slice(end, end + array.size))
+                self._parts.append((prefix + name, end, array.shape))
+                places.append((layer, name))
                 end += -(-array.size // step) * step
         self.values, self.grads = _aligned(end, dtype), _aligned(end, dtype)
-        self._values, self._grads = self._views(self.values), self._views(self.grads)
-        for (layer, name), value, grad in zip(self._places, self._values, self._grads, strict=True):
+        values, grads = self.named(self.values).values(), self.named(self.grads).values()
+        self._held = [(*place, value) for place, value in zip(places, values, strict=True)]
+        self._grads = list(grads)
+        for (layer, name, value), grad in zip(self._held, grads, strict=True):
             value[...] = layer.params[name]
             layer.params[name], layer.grads[name] = value, grad
 
-    def _views(self, flat: Array) -> list[Array]:
-        return [flat[s].reshape(n) for s, n in zip(self._slices, self._shapes, strict=True)]
-
     def named(self, flat: Array) -> dict[str, Array]:
         """Views of a flat array of this layout, by parameter."""
-        return dict(zip(self._names, self._views(flat), strict=True))
+        return _core.split(flat, self._parts)
 
     def check_held(self) -> None:
         """Raise RuntimeError if the layers' arrays are not those here any more."""
-        for (layer, key), value in zip(self._places, self._values, strict=True):
-            if layer.params.get(key) is not value:
-                raise RuntimeError(
-                    "Trainer: the model's arrays were replaced, by a later Trainer of this model "
-                    "or by hand; give every Trainer a model of its own, and assign layer.weight"
-                )
+        if not _core.all_held(self._held):
+            raise RuntimeError(
+                "Trainer: the model's arrays were replaced, by a later Trainer of this model "
+                "or by hand; give every Trainer a model of its own, and assign layer.weight"
+            )
 
     def collect(self, *, copies: bool) -> None:
         """See to gradients that a layer stored as new arrays: copy them, or refuse them."""
-        for name, (layer, key), place in zip(self._names, self._places, self._grads, strict=True):
+        names = [name for name, *_ in self._parts]
+        for name, (layer, key, _), place in zip(names, self._held, self._grads, strict=True):
             found = layer.grads.get(key, place)
             layer.grads[key] = place
             if found is place:
@@ -82,14 +79,14 @@ class FlatParameters:
             place[...] = found
 
     def gradients(self) -> dict[str, Array]:
-        """Copies of the gradients by parameter."""
-        return {name: view.copy() for name, view in self.named(self.grads).items()}
+        """Copies of the gradients by parameter: views of one copy."""
+        return self.named(self.grads.copy())
 
     def locate(self, index: int) -> tuple[str, int]:
         """Parameter, and position in it, of an element of the flat arrays."""
-        for name, place in zip(self._names, self._slices, strict=True):
-            if place.start <= index < place.stop:
-                return name, index - place.start
+        for name, first, shape in self._parts:
+            if first <= index < first + math.prod(shape):
+                return name, index - first
         raise IndexError(index)
 
     # ---- copies, to go back to --------------------------------------------------------------

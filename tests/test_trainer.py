@@ -98,6 +98,42 @@ def test_steps_are_single_steps_over_the_batches_in_turn():
     assert fingerprint(native) == fingerprint(single)
 
 
+def test_gradients_are_copies_of_ones_own():
+    x, y = data(40)
+    ours = trainer()
+    gradients = ours.loss_and_grad(x, y)[1]
+    before = {name: gradient.copy() for name, gradient in gradients.items()}
+    ours.step(x, y)
+    later = ours.loss_and_grad(x, y)[1]
+    for name, gradient in gradients.items():
+        assert_array_equal(gradient, before[name])
+        assert gradient.flags.c_contiguous
+        assert gradient.flags.writeable
+        gradient[...] = np.nan
+    assert all(np.isfinite(gradient).all() for gradient in later.values())
+    assert np.isfinite(ours.step(x, y))
+
+
+@pytest.mark.parametrize("method", ["step", "loss_and_grad"])
+def test_a_step_notices_that_arrays_of_the_model_were_replaced(method):
+    x, y = data(40)
+    ours = trainer()
+    call = getattr(ours, method)
+    call(x, y)
+    params = ours.model.layers[0].params
+    weight, params["weight"] = params["weight"], params["weight"].copy()
+    with pytest.raises(RuntimeError, match="arrays were replaced"):
+        call(x, y)
+    del params["weight"]
+    with pytest.raises(RuntimeError, match="arrays were replaced"):
+        call(x, y)
+    params["weight"] = weight
+    call(x, y)
+    ours.model.layers[0].params = {}
+    with pytest.raises(RuntimeError, match="arrays were replaced"):
+        call(x, y)
+
+
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_an_epoch_is_steps_over_the_permuted_rows(shuffle):
     x, y = data(203)

@@ -64,6 +64,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "fastnn's native part: kernels, plans, threads.";
   fnn::add_ops(m);
   fnn::add_plan(m);
+  fnn::add_parameters(m);
   m.def("read_environment", read_environment, "Obey FASTNN_ISA and FASTNN_NUM_THREADS.");
   m.def("set_num_threads", set_num_threads, py::arg("n"),
         "Use n threads (1 to 1024) for large work.");
