@@ -8,6 +8,7 @@
 
 #include "arrays.h"
 #include "gil.h"
+#include "labels.h"
 #include "ops.h"
 
 namespace fnn {
@@ -166,49 +167,6 @@ template <class Member> auto view_of(const char* dtype, Member member) {
   return [=](const py::object& self) {
     return scalar_view(dtype, &(self.cast<PyClock&>().*member), self);
   };
-}
-
-template <class Integer>
-void convert_labels(const py::array& labels, i64 classes, i64 ignored, const std::string& where,
-                    i64* to) {
-  auto from = labels.unchecked<Integer, 1>();
-  for (py::ssize_t r = 0; r < from.shape(0); r++) {
-    bool fits = static_cast<Integer>(static_cast<i64>(from(r))) == from(r) &&
-                (from(r) <= Integer(0) || static_cast<i64>(from(r)) > 0);
-    to[r] = static_cast<i64>(from(r));
-    if (fits && ((to[r] >= 0 && to[r] < classes) || to[r] == ignored)) continue;
-    raise("LabelError", where + ": label " + std::to_string(from(r)) + " at row " +
-                            std::to_string(r) + "; valid 0.." + std::to_string(classes - 1));
-  }
-}
-
-py::array check_labels(const py::array& labels, i64 classes, i64 ignored,
-                       const std::string& where) {
-  if (labels.ndim() != 1)
-    raise("ShapeError", where + ": labels must have shape (n,), got " + describe(labels.ptr()));
-  py::array_t<i64> result(labels.shape(0));
-  i64* to = result.mutable_data();
-  bool is_signed = labels.dtype().kind() == 'i';
-  if (!is_signed && labels.dtype().kind() != 'u')
-    raise("DTypeError", where + ": labels must be integers, got " + describe(labels.ptr()));
-  switch (labels.itemsize()) {
-    case 1:
-      is_signed ? convert_labels<int8_t>(labels, classes, ignored, where, to)
-                : convert_labels<uint8_t>(labels, classes, ignored, where, to);
-      break;
-    case 2:
-      is_signed ? convert_labels<int16_t>(labels, classes, ignored, where, to)
-                : convert_labels<uint16_t>(labels, classes, ignored, where, to);
-      break;
-    case 4:
-      is_signed ? convert_labels<int32_t>(labels, classes, ignored, where, to)
-                : convert_labels<uint32_t>(labels, classes, ignored, where, to);
-      break;
-    default:
-      is_signed ? convert_labels<int64_t>(labels, classes, ignored, where, to)
-                : convert_labels<uint64_t>(labels, classes, ignored, where, to);
-  }
-  return result;
 }
 
 }  // namespace
