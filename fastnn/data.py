@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from fastnn.errors import DeviceError, DTypeError, ShapeError
 
-__all__ = ["Data", "as_array", "as_rows", "describe"]
+__all__ = ["Data", "Inputs", "as_array", "as_rows", "describe"]
 
 Array: TypeAlias = npt.NDArray[Any]
+Inputs: TypeAlias = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 
 _CPU = (1, 3)  # DLPack's numbers for memory that the CPU can read
 
@@ -25,9 +26,9 @@ class Data:
     def __len__(self) -> int:
         return len(self.arrays[0])
 
-    def inputs(self, batch: int) -> tuple[tuple[tuple[int, ...], str], ...]:
+    def inputs(self, batch: int) -> Inputs:
         """Shape and type of each array's batch: what a program is made for."""
-        return tuple(((batch, *a.shape[1:]), a.dtype.name) for a in self.arrays)
+        return tuple([((batch, *a.shape[1:]), a.dtype) for a in self.arrays])
 
     def rows(self, first: int, end: int) -> "Data":
         """Some consecutive rows."""
@@ -40,10 +41,11 @@ class Data:
 
     def check_lengths(self, where: str) -> None:
         """Raise ShapeError unless there is one target, and weight, for each sample."""
+        rows = len(self)
         for name, array in zip(("x", "y", "sample_weight"), self.arrays, strict=False):
-            if len(array) != len(self):
+            if len(array) != rows:
                 raise ShapeError(
-                    f"{where}: {name} must have one row for each of the {len(self)} samples in x, "
+                    f"{where}: {name} must have one row for each of the {rows} samples in x, "
                     f"got {array.dtype} {array.shape}"
                 )
 
@@ -84,7 +86,9 @@ def as_rows(
         raise DTypeError(f"{where}: {name} must be {names}, got {describe(array)}; use .astype")
     if array.ndim == 0 or (array.shape[0] == 0 and not empty):
         raise ShapeError(f"{where}: {name} must have at least one row, got {array.shape}")
-    return np.require(array, requirements=["C", "A"])
+    if array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.array(array, order="C")
 
 
 def describe(array: Array) -> str:

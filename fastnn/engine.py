@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastnn import _core
+from fastnn.data import Inputs
 
 __all__ = ["Body", "Commit", "Direct", "Eager", "Job", "Native", "Program"]
 
@@ -72,14 +73,14 @@ class Native:
 
     def __init__(
         self,
-        inputs: Sequence[tuple[tuple[int, ...], str]],
+        inputs: Inputs,
         body: Body,
         commit: Commit,
         buffers: Sequence[Array] = (),
     ) -> None:
         self._plan = _core.Plan()
         with self._plan:
-            placeholders = [self._plan.input(shape, dtype) for shape, dtype in inputs]
+            placeholders = [self._plan.input(shape, dtype.name) for shape, dtype in inputs]
             self._results = body(*placeholders)
             self._plan.mark_commit()
             self._results |= commit()

@@ -5,6 +5,7 @@ then on a step, or a whole epoch, is one native call. Parameters, gradients and 
 are one flat array each, of which the layers hold views.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from fastnn import _core, ops, saving
 from fastnn.arguments import positive_integer, seed_number
-from fastnn.data import Data, as_array, as_rows, describe
+from fastnn.data import Data, Inputs, as_array, as_rows, describe
 from fastnn.engine import Body, Direct, Eager, Job, Native, Program
 from fastnn.errors import DeviceError, DTypeError
 from fastnn.history import EarlyStopping, History
@@ -115,6 +116,7 @@ class Trainer:
             raise ValueError("Trainer: the model has no parameters to train")
         self._state = optimizer.init_state(self._flat.values)
         self._clock = _core.Clock()
+        self._updates = self._clock.updates  # a view
         self._position = Position()
         self._programs = _Programs()
         self._class_counts: dict[tuple[Any, ...], int] = {}
@@ -126,7 +128,7 @@ class Trainer:
     @property
     def updates(self) -> int:
         """Number of updates done."""
-        return int(self._clock.updates)
+        return int(self._updates)
 
     @property
     def epochs(self) -> int:
@@ -161,10 +163,8 @@ class Trainer:
         FloatingPointError
             With ``check_finite=True``; nothing is changed then, either.
         """
-        data = self._data("step", x, y, sample_weight)
-        loss = np.empty(1, self.dtype)
-        self._run("step", len(data), data, Job(data.arrays, results={"loss": loss}))
-        return float(loss[0])
+        self._leave_epoch()
+        return self._single("step", x, y, sample_weight, self._rate(self.updates))
 
     def steps(self, x: Array, y: Array, *, batch_size: int, n: int) -> Array:
         """Make n updates natively, on consecutive batches, over and over, not shuffled.
@@ -187,8 +187,10 @@ class Trainer:
         if batch > len(data):
             raise ValueError(f"steps: batch_size must be at most {len(data)} samples, got {batch}")
         losses = np.empty(count, self.dtype)
-        job = Job(data.arrays, count, wrap=True, results={"loss": losses})
-        self._run("step", batch, data, job)
+        self._leave_epoch()
+        program = self._program("step", batch, data)
+        rates = self._rates(count)
+        self._run(program, Job(data.arrays, count, wrap=True, lr=rates, results={"loss": losses}))
         return losses
 
     def loss_and_grad(
@@ -205,11 +207,8 @@ class Trainer:
         gradients : dict of str to ndarray
             By the names of `Layer.named_parameters`.
         """
-        data = self._data("loss_and_grad", x, y, sample_weight)
-        loss = np.empty(1, self.dtype)
-        job = Job(data.arrays, clock=self._clock, results={"loss": loss}, update=False)
-        self._program("step", len(data), data).run(job)
-        return float(loss[0]), self._flat.gradients()
+        loss = self._single("loss_and_grad", x, y, sample_weight, None)
+        return loss, self._flat.gradients()
 
     def fit(
         self,
@@ -402,11 +401,13 @@ class Trainer:
         }
         if self.loss.classification:
             results["correct"] = np.empty(part.count, np.int64)
+        program = self._program("fit", part.size, data)
+        rates = self._rates(part.count)
         self._position = Position(here.epoch, part.first, here.end, self.updates, part.size)
-        job = Job(data.arrays, part.count, part.first, shuffle, epoch=here.epoch, results=results)
-        self._run("fit", part.size, data, job)
-        assert job.lr is not None
-        return results | {"lr": job.lr}
+        job = Job(data.arrays, part.count, part.first, shuffle, epoch=here.epoch, lr=rates)
+        job.results = results
+        self._run(program, job)
+        return results | {"lr": rates}
 
     def _accuracy(
         self, data: Data, here: Position, records: list[dict[str, Array]], shuffle: bool
@@ -476,20 +477,36 @@ class Trainer:
 
     # ---- programs ---------------------------------------------------------------------------
 
-    def _rates(self, first: int, count: int) -> npt.NDArray[np.float64]:
-        factors = [self.schedule(t) for t in range(first, first + count)]
-        rates = self.optimizer.lr * np.array(factors, np.float64)
-        if not np.all((rates >= 0) & (rates < np.inf)):
-            raise ValueError("Trainer: the schedule must give finite factors >= 0")
-        return rates
+    def _rates(self, count: int) -> npt.NDArray[np.float64]:
+        """Learning rates of the next updates."""
+        first = self.updates
+        return np.array([self._rate(t) for t in range(first, first + count)])
 
-    def _run(self, kind: str, batch: int, data: Data, job: Job) -> None:
+    def _rate(self, t: int) -> float:
+        """Learning rate of update t."""
+        rate = float(self.optimizer.lr * np.float64(self.schedule(t)))
+        if not 0 <= rate < math.inf:
+            raise ValueError("Trainer: the schedule must give finite factors >= 0")
+        return rate
+
+    def _leave_epoch(self) -> None:
+        """The updates from here on are no part of the epoch that `fit` was in."""
+        if self._position.batch:
+            self._position = self._position.at(self.updates)
+
+    def _single(self, where: str, x: Any, y: Any, sample_weight: Any, lr: float | None) -> float:
+        """One step on all of these samples, an update if there is a rate; its loss."""
+        data = self._data(where, x, y, sample_weight)
+        program = self._program("step", len(data), data)
+        losses = np.empty(1, self.dtype)
+        rates = None if lr is None else np.array([lr])
+        job = Job(data.arrays, lr=rates, results={"loss": losses}, update=lr is not None)
+        self._run(program, job)
+        return float(losses[0])
+
+    def _run(self, program: Program, job: Job) -> None:
         """Run training steps, with everything that advances with them."""
-        if kind != "fit":
-            self._position = self._position.at(self.updates)  # these are no part of the epoch
-        program = self._program(kind, batch, data)
         job.clock, job.seed = self._clock, self.seed
-        job.lr = self._rates(self.updates, job.count)
         if program.run(job) < job.count:
             name, index = self._flat.locate(int(program.result("nonfinite")))
             raise FloatingPointError(
@@ -500,19 +517,16 @@ class Trainer:
     def _program(self, kind: str, batch: int, data: Data) -> Program:
         self._flat.check_held()
         inputs = data.inputs(batch)
+        return self._programs.get((kind, inputs), lambda: self._new_program(kind, batch, inputs))
+
+    def _new_program(self, kind: str, batch: int, inputs: Inputs) -> Program:
         bodies: dict[str, Body] = {"predict": self._predict_body, "evaluate": self._evaluate_body}
-        body = bodies.get(kind)
-
-        def make() -> Program:
-            if body is not None:
-                return Native(inputs, body, dict) if self._recordable else Eager(batch, body, None)
+        if kind not in bodies:
             return self._training_program(kind == "fit", batch, inputs)
+        body = bodies[kind]
+        return Native(inputs, body, dict) if self._recordable else Eager(batch, body, None)
 
-        return self._programs.get((kind, inputs), make)
-
-    def _training_program(
-        self, numbers: bool, batch: int, inputs: Sequence[tuple[tuple[int, ...], str]]
-    ) -> Program:
+    def _training_program(self, numbers: bool, batch: int, inputs: Inputs) -> Program:
         def body(*arrays: Any) -> dict[str, Any]:
             return self._training_body(numbers, *arrays)
 
