@@ -63,3 +63,14 @@ class Plan:
     def calls(self) -> list[str]: ...
     @property
     def stages(self) -> list[str]: ...
+
+class Single:
+    def __init__(
+        self,
+        plan: Plan,
+        clock: Clock,
+        loss: npt.NDArray[Any],
+        labels: tuple[int, int] | None = None,
+        guard: npt.NDArray[np.int64] | None = None,
+    ) -> None: ...
+    def run(self, x: Any, y: Any, sample_weight: Any, lr: float | None) -> float | None: ...

@@ -86,6 +86,7 @@ class Native:
             self._results |= commit()
         for buffer in buffers:
             self._plan.keep(buffer)
+        self._single: _core.Single | None = None
 
     def run(self, job: Job) -> int:
         return self._plan.run(
@@ -102,6 +103,13 @@ class Native:
             update=job.update,
             guard=self._results.get("nonfinite") if job.update else None,
         )
+
+    def single(self, clock: _core.Clock, labels: tuple[int, int] | None) -> _core.Single:
+        """Single steps, each on all rows of its arrays; see `_core.Single`."""
+        if self._single is None:
+            loss, guard = self._results["loss"], self._results.get("nonfinite")
+            self._single = _core.Single(self._plan, clock, loss, labels, guard)
+        return self._single
 
     def result(self, name: str) -> Array:
         return np.array(self._results[name])

@@ -40,11 +40,16 @@ _INFERENCE_BATCH = 1024
 _PROGRAMS_KEPT = 16  # each has the memory of its batch size
 
 
+def _no_step(*_: Any) -> float | None:
+    return None
+
+
 class _Programs(threading.local):
     """Programs by what they are for, the last used last; every thread has its own."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[Any, ...], Program] = {}
+        self.single: Callable[..., float | None] = _no_step  # on arrays like the last step's
 
     def get(self, key: tuple[Any, ...], make: Callable[[], Program]) -> Program:
         program = self.kept.pop(key, None) or make()
@@ -496,13 +501,26 @@ class Trainer:
 
     def _single(self, where: str, x: Any, y: Any, sample_weight: Any, lr: float | None) -> float:
         """One step on all of these samples, an update if there is a rate; its loss."""
+        self._flat.check_held()
+        # Arrays of the types and shapes of the step before need no more than this.
+        loss = self._programs.single(x, y, sample_weight, lr)
+        if loss is not None:
+            return loss
         data = self._data(where, x, y, sample_weight)
         program = self._program("step", len(data), data)
         losses = np.empty(1, self.dtype)
         rates = None if lr is None else np.array([lr])
         job = Job(data.arrays, lr=rates, results={"loss": losses}, update=lr is not None)
         self._run(program, job)
+        if isinstance(program, Native):
+            self._programs.single = program.single(self._clock, self._labels(data)).run
         return float(losses[0])
+
+    def _labels(self, data: Data) -> tuple[int, int] | None:
+        """Number of classes, and the label to ignore, if the targets are class indices."""
+        if data.arrays[1].dtype != np.int64:
+            return None
+        return self._classes(data.arrays[0]), getattr(self.loss, "ignore_index", 0)
 
     def _run(self, program: Program, job: Job) -> None:
         """Run training steps, with everything that advances with them."""

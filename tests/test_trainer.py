@@ -98,6 +98,66 @@ def test_steps_are_single_steps_over_the_batches_in_turn():
     assert fingerprint(native) == fingerprint(single)
 
 
+WEIGHT = np.linspace(0.5, 2, 40, dtype=np.float32)
+VARIANTS = {
+    "copies": lambda x, y: (x.copy(), y.copy()),
+    "int32": lambda x, y: (x, y.astype(np.int32)),
+    "uint64": lambda x, y: (x, y.astype(np.uint64)),
+    "int8": lambda x, y: (x, y.astype(np.int8)),
+    "longlong": lambda x, y: (x, y.astype(np.longlong)),
+    "columns": lambda x, y: (np.asfortranarray(x), np.stack([y, y], 1)[:, 0]),
+    "reversed": lambda x, y: (x[::-1][::-1], y[::-1].copy()[::-1]),
+    "unaligned": lambda x, y: (unaligned(x), unaligned(y)),
+    "read-only": lambda x, y: (read_only(x), read_only(y)),
+    "subclass": lambda x, y: (x.view(np.recarray), y.view(np.recarray)),
+    "one-hot": lambda x, y: (x, np.eye(CLASSES, dtype=np.float32)[y]),
+    "shorter": lambda x, y: (x[:13], y[:13]),
+    "weights": lambda x, y: (x, y, WEIGHT),
+    "weights-columns": lambda x, y: (x, y, np.stack([WEIGHT, WEIGHT], 1)[:, 0]),
+}
+
+
+def unaligned(array):
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    moved = raw[1:].view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    return moved
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("kind", [fnn.Sequential, Plain])
+def test_every_step_looks_at_its_own_arrays(variant, kind):
+    x, y = data(40)
+    used, fresh = [trainer(network(kind=kind, dropout=0.2), schedule=schedule) for _ in range(2)]
+    batches = [(x, y), (x, y), variant(x, y), variant(x + 1, y), (x, y)]
+    losses = [used.step(*batch) for batch in batches]
+    for batch, loss in zip(batches, losses, strict=True):
+        fresh._programs = type(fresh._programs)()  # nothing is known of the steps before
+        assert fresh.loss_and_grad(*batch)[0] == loss
+        assert used.loss_and_grad(*batch)[0] != loss  # it has gone on
+        fresh._programs = type(fresh._programs)()
+        assert fresh.step(*batch) == loss
+    assert fingerprint(used) == fingerprint(fresh)
+
+
+def test_a_step_copies_the_labels_it_checked():
+    x, y = data(40)
+    ours, expected = trainer(), trainer()
+    ours.step(x, y)
+    labels = y.copy()
+    ours.step(x, labels)
+    labels[:] = 10**9
+    ours.steps(x, y, batch_size=40, n=1)
+    expected.steps(x, y, batch_size=40, n=3)
+    assert fingerprint(ours) == fingerprint(expected)
+
+
 def test_gradients_are_copies_of_ones_own():
     x, y = data(40)
     ours = trainer()
@@ -516,7 +576,8 @@ def test_check_finite_stops_before_anything_is_changed(kind, value):
     x, y = data(60)
     x[45, 7] = value
     ours = trainer(network(kind=kind), check_finite=True)
-    ours.steps(x[:20], y[:20], batch_size=20, n=3)
+    for _ in range(3):
+        ours.step(x[:20], y[:20])
     before = fingerprint(ours)
     with pytest.raises(FloatingPointError, match=r"layers\.0\.weight .* \(update 4\)") as caught:
         ours.step(x[40:], y[40:])

@@ -3,7 +3,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
+#include <bit>
 #include <optional>
 
 #include "arrays.h"
@@ -52,6 +54,7 @@ class InUse {
 
 struct PyPlan {
   Recorder state{std::make_shared<Plan>(), py::list()};
+  std::vector<py::array> placeholders;  // of the plan's inputs
   std::atomic<bool> busy{false};
 
   PyPlan& enter() {
@@ -75,6 +78,7 @@ struct PyPlan {
     py::object array =
         placeholder(state.plan, type, shape.data(), static_cast<int>(shape.size()), &data);
     plan.inputs.push_back({static_cast<char*>(data), shape[0], row, {}});
+    placeholders.push_back(array);
     return array;
   }
 
@@ -158,6 +162,91 @@ i64 PyPlan::run(const std::vector<py::array>& sources, i64 count, i64 first_row,
   return done;
 }
 
+// Whether an array can be read where it lies: aligned native numbers in C order.
+bool is_plain(const py::array& a) {
+  constexpr int kPlain =
+      py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_ | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  constexpr char kSwapped = std::endian::native == std::endian::little ? '>' : '<';
+  return (a.flags() & kPlain) == kPlain && a.dtype().byteorder() != kSwapped;
+}
+
+bool same_shape(const py::array& a, const py::array& b) {
+  return a.ndim() == b.ndim() && std::equal(a.shape(), a.shape() + a.ndim(), b.shape());
+}
+
+// One step on whole batches, again and again. Only the arrays and the rate change between calls;
+// all else is looked up once.
+class PySingle {
+ public:
+  PySingle(PyPlan& plan, PyClock& clock, const py::array& loss,
+           std::optional<std::pair<i64, i64>> labels, std::optional<py::array> guard)
+      : plan_(plan), clock_(clock), loss_(loss), guard_(std::move(guard)) {
+    if (labels) labels_ = LabelRange{labels->first, labels->second};
+    sources_.resize(plan_.placeholders.size());
+    steps_.sources = sources_.data();
+    steps_.rows = plan_.state.plan->inputs.at(0).rows;
+    steps_.count = 1;
+    steps_.clock = &clock_;
+    steps_.interrupted = check_signals;
+  }
+
+  // The loss, or None with nothing changed: an array is not as the plan's input, a label is out of
+  // range, or the guard ended the step. Without `lr` there is no update.
+  py::object run(py::handle x, py::handle y, py::handle sample_weight, std::optional<double> lr) {
+    InUse plan_in_use(&plan_.busy), clock_in_use(&clock_.busy);
+    if (!take({x, y, sample_weight})) return py::none();
+    steps_.update = lr.has_value();
+    steps_.lr = lr ? &*lr : nullptr;
+    steps_.guard = lr && guard_ ? static_cast<const i64*>(guard_->data()) : nullptr;
+    i64 done;
+    {
+      Unlocked unlocked;
+      done = plan_.state.plan->run(steps_);
+    }
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (!done) return py::none();
+    return py::float_(loss_.itemsize() == 8 ? *static_cast<const double*>(loss_.data())
+                                            : *static_cast<const float*>(loss_.data()));
+  }
+
+ private:
+  // Makes these the sources, if there is one that does for each input.
+  bool take(std::initializer_list<py::handle> given) {
+    size_t count = 0;
+    for (py::handle array : given) {
+      if (array.is_none()) break;
+      if (count == sources_.size() || !(sources_[count].data = find(count, array))) return false;
+      count++;
+    }
+    return count == sources_.size();
+  }
+
+  // Where to read an input from: the array's memory, or a checked copy of labels; else null.
+  const char* find(size_t i, py::handle given) {
+    const py::array& placeholder = plan_.placeholders[i];
+    if (Py_TYPE(given.ptr()) != Py_TYPE(placeholder.ptr())) return nullptr;
+    auto array = py::reinterpret_borrow<py::array>(given);
+    if (!is_plain(array) || !same_shape(array, placeholder)) return nullptr;
+    if (i == 1 && labels_) return copy_of_labels(array, plan_.state.plan->inputs[i].data);
+    if (array.dtype().num() != placeholder.dtype().num()) return nullptr;
+    return static_cast<const char*>(array.data());
+  }
+
+  const char* copy_of_labels(const py::array& labels, char* to) {
+    if (!are_integers(labels)) return nullptr;
+    i64 row = copy_labels(labels, *labels_, reinterpret_cast<i64*>(to));
+    return row == labels.shape(0) ? to : nullptr;
+  }
+
+  PyPlan& plan_;
+  PyClock& clock_;
+  py::array loss_;
+  std::optional<py::array> guard_;
+  std::optional<LabelRange> labels_;
+  std::vector<Source> sources_;
+  Steps steps_{};
+};
+
 py::array scalar_view(const char* dtype, void* data, const py::object& base) {
   return py::array(py::dtype(dtype), std::vector<py::ssize_t>{}, std::vector<py::ssize_t>{}, data,
                    base);
@@ -222,6 +311,18 @@ void add_plan(py::module_& m) {
             return names;
           },
           "What a step with an update does, in order.");
+  py::class_<PySingle>(m, "Single", "One step of a plan on whole batches, again and again.")
+      .def(py::init<PyPlan&, PyClock&, const py::array&, std::optional<std::pair<i64, i64>>,
+                    std::optional<py::array>>(),
+           py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::arg("plan"), py::arg("clock"),
+           py::arg("loss"), py::arg("labels") = py::none(), py::arg("guard") = py::none(),
+           "`loss` and `guard` are results of the plan; `labels`, for targets that are class "
+           "indices, is their number and the one that is ignored.")
+      .def(
+          "run", &PySingle::run, py::arg("x"), py::arg("y"), py::arg("sample_weight"),
+          py::arg("lr"),
+          "The loss; without `lr` there is no update. None, with nothing changed, for arrays that "
+          "are not just as the plan's inputs, a label out of range, or a step that `guard` ended.");
   m.def(
       "permutation",
       [](i64 n, u64 seed, u64 epoch) {
