@@ -18,9 +18,11 @@
 namespace fnn {
 namespace {
 
-// Waiters look this often (about 20 us) before they sleep in the kernel: long enough to bridge the
-// gaps of one training step, short enough to leave the core to a busy neighbour.
-enum { kSpins = 1 << 10 };
+// Waiters look this often (about 160 us) before they sleep in the kernel: long enough to bridge
+// what threads of a stage differ by and the caller's Python between two steps, short enough to
+// leave the core to a busy neighbour. Who sleeps beside one is woken only at the end of its time
+// slice, some milliseconds later.
+enum { kSpins = 1 << 13 };
 
 inline void pause() {
 #if defined(__x86_64__)
