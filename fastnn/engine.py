@@ -63,6 +63,8 @@ class Native:
 
     Parameters
     ----------
+    arena : Arena
+        Its memory, shared with programs that never run at the same time.
     inputs : sequence of (shape, dtype)
         Of the batches that the body takes.
     body, commit : callable
@@ -73,12 +75,13 @@ class Native:
 
     def __init__(
         self,
+        arena: _core.Arena,
         inputs: Inputs,
         body: Body,
         commit: Commit,
         buffers: Sequence[Array] = (),
     ) -> None:
-        self._plan = _core.Plan()
+        self._plan = _core.Plan(arena)
         with self._plan:
             placeholders = [self._plan.input(shape, dtype.name) for shape, dtype in inputs]
             self._results = body(*placeholders)

@@ -49,6 +49,7 @@ class _Programs(threading.local):
 
     def __init__(self) -> None:
         self.kept: dict[tuple[Any, ...], Program] = {}
+        self.arena = _core.Arena()
         self.single: Callable[..., float | None] = _no_step  # on arrays like the last step's
 
     def get(self, key: tuple[Any, ...], make: Callable[[], Program]) -> Program:
@@ -541,8 +542,8 @@ class Trainer:
         bodies: dict[str, Body] = {"predict": self._predict_body, "evaluate": self._evaluate_body}
         if kind not in bodies:
             return self._training_program(kind == "fit", batch, inputs)
-        body = bodies[kind]
-        return Native(inputs, body, dict) if self._recordable else Eager(batch, body, None)
+        body, arena = bodies[kind], self._programs.arena
+        return Native(arena, inputs, body, dict) if self._recordable else Eager(batch, body, None)
 
     def _training_program(self, numbers: bool, batch: int, inputs: Inputs) -> Program:
         def body(*arrays: Any) -> dict[str, Any]:
@@ -551,13 +552,13 @@ class Trainer:
         def commit() -> dict[str, Any]:
             return self._commit(numbers)
 
-        buffers = self._flat.buffers
+        arena, buffers = self._programs.arena, self._flat.buffers
         if not self.optimizer.recordable:
             state = [self._flat.values, *self._state.values(), *buffers]
             return Eager(batch, body, Direct(commit), state)
         if not self._recordable:
-            return Eager(batch, body, Native((), dict, commit), buffers)
-        return Native(inputs, body, commit, buffers)
+            return Eager(batch, body, Native(arena, (), dict, commit), buffers)
+        return Native(arena, inputs, body, commit, buffers)
 
     def _training_body(self, numbers: bool, x: Any, y: Any, *weight: Any) -> dict[str, Any]:
         pred, backprop = self.model.forward(x, training=True)

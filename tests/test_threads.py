@@ -44,8 +44,10 @@ def environment(**variables):
 
 def start(code, *, prelude=PRELUDE, **variables):
     """A Python process of its own, away from the source tree."""
+    # Python 3.12 and later warn of any fork beside threads; that ours survives is what is tested.
+    quiet = "ignore:This process:DeprecationWarning"
     return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", prelude + textwrap.dedent(code)],
+        [sys.executable, "-X", "faulthandler", "-W", quiet, "-c", prelude + textwrap.dedent(code)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

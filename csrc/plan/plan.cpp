@@ -76,6 +76,15 @@ bool Arena::holds(const void* p) const {
   return false;
 }
 
+char* Arena::scratch(i64 bytes) {
+  if (bytes > scratch_size_) {
+    scratch_.reset();
+    scratch_ = allocate(static_cast<size_t>(bytes));
+    scratch_size_ = bytes;
+  }
+  return scratch_.get();
+}
+
 size_t Arena::bytes() const {
   size_t total = 0;
   for (const Block& block : blocks_) total += block.size;
@@ -127,10 +136,7 @@ int Plan::reserve(const std::vector<Stage>& stages, double least_cost) {
   const int size = team_size(most);
   i64 bytes = 0;
   for (const Stage& stage : stages) bytes = std::max(bytes, scratch_bytes(stage, calls, size));
-  if (bytes > scratch_size_) {
-    scratch_ = allocate(static_cast<size_t>(bytes));
-    scratch_size_ = bytes;
-  }
+  scratch_ = arena->scratch(bytes);
   return size;
 }
 
@@ -189,7 +195,7 @@ i64 Plan::run(const Steps& s) {
     run_in_turn(
         count, team, [&](size_t i) { return cost(all[first + i], calls); },
         [&](size_t i, const Team& now) {
-          run_stage(all[first + i], calls, scratch_.get(), norms_.get(), now);
+          run_stage(all[first + i], calls, scratch_, norms_.get(), now);
         },
         s.seconds ? s.seconds + first : nullptr);
   };

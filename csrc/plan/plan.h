@@ -17,13 +17,15 @@ struct FreeDeleter {
 typedef std::unique_ptr<char, FreeDeleter> Buffer;
 Buffer allocate(size_t bytes);  // 64-byte aligned; throws std::bad_alloc
 
-// Memory of a plan: blocks given back while recording are used again by later results, so that
-// a plan takes what the same calls would take at their peak if run one by one.
+// Memory of plans that never run at the same time: blocks given back while recording are used again
+// by later results and by other plans, so that a plan takes what the same calls would take at their
+// peak if run one by one, and several take little more than the largest.
 class Arena {
  public:
   char* take(size_t bytes);
   void give_back(char* block);
   bool holds(const void* p) const;
+  char* scratch(i64 bytes);  // one workspace for all; moves when it grows
   size_t bytes() const;
 
  private:
@@ -33,6 +35,8 @@ class Arena {
     bool free;
   };
   std::vector<Block> blocks_;
+  Buffer scratch_;
+  i64 scratch_size_ = -1;
 };
 
 // Where a recorded call's argument lies in the memory of one of the plan's inputs: replaying on
@@ -98,12 +102,13 @@ struct Steps {
 
 class Plan {
  public:
-  Arena arena;
+  const std::shared_ptr<Arena> arena;
   std::vector<Call> calls;
   std::vector<Input> inputs;
   std::vector<Kept> kept;
   size_t commit = 0;  // calls from here on change the model
 
+  explicit Plan(std::shared_ptr<Arena> memory) : arena(std::move(memory)) {}
   void add(const OpInfo& op, bool f64, const Slot* slots);
   void keep(char* data, size_t size);
   void finish();  // finds the patches; call once, after recording
@@ -119,8 +124,8 @@ class Plan {
  private:
   std::vector<Stage> separate_, fused_;
   size_t body_ = 0;  // of separate_: stages before the commit
-  Buffer scratch_, norms_;
-  i64 scratch_size_ = -1;
+  Buffer norms_;
+  char* scratch_ = nullptr;
   std::vector<i64> order_;  // rows of the batch at hand
   void bind(const Input& input, const char* data);
   int reserve(const std::vector<Stage>& stages, double least_cost);  // number of threads

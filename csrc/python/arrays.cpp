@@ -337,11 +337,11 @@ py::object placeholder(const std::shared_ptr<Plan>& plan, DType dtype, const i64
     std::shared_ptr<Plan> plan;
     char* block;
   };
-  auto* owner = new Owner{plan, plan->arena.take(bytes)};
+  auto* owner = new Owner{plan, plan->arena->take(bytes)};
   *data = owner->block;
   py::capsule base(owner, [](void* p) {
     auto* o = static_cast<Owner*>(p);
-    o->plan->arena.give_back(o->block);
+    o->plan->arena->give_back(o->block);
     delete o;
   });
   return wrap_memory(dtype, shape, ndim, owner->block, base);

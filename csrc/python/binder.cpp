@@ -271,7 +271,7 @@ void Binder::require_writeable(const Field& f, const View& v) {
 
 // A plan holds on to the arrays it points at, but for its own results: their memory is used again.
 void Binder::keep_alive(const View& v) {
-  if (recorder && !recorder->plan->arena.holds(v.data))
+  if (recorder && !recorder->plan->arena->holds(v.data))
     recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
 }
 

@@ -53,9 +53,12 @@ class InUse {
 };
 
 struct PyPlan {
-  Recorder state{std::make_shared<Plan>(), py::list()};
+  Recorder state;
   std::vector<py::array> placeholders;  // of the plan's inputs
   std::atomic<bool> busy{false};
+
+  explicit PyPlan(std::shared_ptr<Arena> arena)
+      : state{std::make_shared<Plan>(std::move(arena)), py::list()} {}
 
   PyPlan& enter() {
     if (recorder) throw std::runtime_error("Plan: another plan is being recorded on this thread");
@@ -270,9 +273,13 @@ void add_plan(py::module_& m) {
       .def_property_readonly("step", view_of("float64", &PyClock::step),
                              "Number of the update at hand, float64.")
       .def_property_readonly("lr", view_of("float64", &PyClock::lr), "Learning rate, float64.");
+  py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena",
+                                            "Memory of plans that never run at the same time.")
+      .def(py::init<>())
+      .def_property_readonly("bytes", &Arena::bytes, "Its size.");
   py::class_<PyPlan>(m, "Plan",
                      "A list of op calls: recorded inside `with plan:`, replayed by run().")
-      .def(py::init<>())
+      .def(py::init<std::shared_ptr<Arena>>(), py::arg("arena"))
       .def("__enter__", &PyPlan::enter, py::return_value_policy::reference_internal)
       .def("__exit__", &PyPlan::exit)
       .def("input", &PyPlan::input, py::arg("shape"), py::arg("dtype"),
@@ -292,8 +299,6 @@ void add_plan(py::module_& m) {
            "Where the 0-d array `guard` is >= 0 before the commit, that step is undone and the run "
            "ends. "
            "To the float64 array `seconds` each call's time is added.")
-      .def_property_readonly(
-          "bytes", [](PyPlan& p) { return p.state.plan->arena.bytes(); }, "Size of the arena.")
       .def_property_readonly(
           "calls",
           [](PyPlan& p) {
