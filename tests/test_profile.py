@@ -1,14 +1,20 @@
-"""Where a step's time goes: FLOPs and bytes of every call and stages of a Trainer."""
+"""Where a step's time goes: FLOPs and bytes of every call, stages of a Trainer, `--profile`."""
+
+import json
 
 import numpy as np
 import pytest
 from cases import CASES, DTYPES, execute, full
 from contract import OPS
+from test_cli import run
 from trainers import Plain, data, fingerprint, network, trainer
 
 import fastnn as fnn
-from fastnn import _core, ops
+from fastnn import _core, curve_profile, ops
 from fastnn.engine import Stage
+
+PROFILED = {"variant", "batch", "update_us", "floor_us", "stages"}
+STAGE = {"name", "us", "share", "flops", "bytes", "gflops", "share_of_peak", "gbs"}
 
 # ---- what a call has to do -------------------------------------------------------------------
 
@@ -136,3 +142,65 @@ def test_wrong_arguments_name_the_method():
     x, y = data(64)
     with pytest.raises(ValueError, match="profile: batch_size must be at most 64"):
         trainer().profile(x, y, batch_size=65, n=1)
+
+
+# ---- the command line ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """`fastnn curve --quick --profile`: (its output, its JSON file)."""
+    folder = tmp_path_factory.mktemp("profile")
+    result = run(folder, "curve", "--quick", "--profile", "--json", "curve.json")
+    assert result.returncode == 0, result.stderr
+    return result.stdout, json.loads((folder / "curve.json").read_text())
+
+
+def test_profiles_are_in_the_file(quick):
+    profiles = quick[1]["profiles"]
+    plain = [("plain", batch) for batch in (1, 64, 1000)]
+    found = [(each["variant"], each["batch"]) for each in profiles]
+    assert found == plain + [("batch-norm", batch) for batch in (64, 1000)]
+    for profile in profiles:
+        assert set(profile) == PROFILED
+        flops = sum(stage["flops"] for stage in profile["stages"])
+        assert flops == profile["batch"] * quick[1]["floor"]["flops_per_sample"]
+        for stage in profile["stages"]:
+            assert set(stage) == STAGE
+            assert stage["share"] == pytest.approx(stage["us"] / profile["update_us"])
+
+
+def test_profiles_are_tables(quick):
+    lines = quick[0].splitlines()
+    start = lines.index("batch-norm, batch 1000")
+    table = lines[start + 2 : lines.index("", start + 2)]
+    assert len({line.count("|") for line in table}) == 1
+    assert len({len(line) for line in table}) == 1
+    assert [line.split("|")[1].strip() for line in table[-3:]] == [
+        "outside the stages",
+        "update",
+        "floor",
+    ]
+    assert any(line.startswith("| matmul 1000x784x512 ") for line in table)
+
+
+def test_without_the_option_there_is_no_profile(tmp_path):
+    result = run(tmp_path, "curve", "--quick", "--batches", "4", "--variants", "plain")
+    assert json.loads((tmp_path / "batch_size_curve.json").read_text())["profiles"] == []
+    assert "stage" not in result.stdout
+
+
+def test_a_table_adds_up():
+    stages = [Stage("matmul 2x3x4", 48, 104, 3e-6), Stage("relu 8", 0, 64, 1e-6)]
+    profile = curve_profile.Profile("plain", 2, 5e-6, 2e-6, 0.032, stages)
+    cells = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in curve_profile.profile_table(profile).splitlines()
+    ]
+    assert cells[2:] == [
+        ["matmul 2x3x4", "3.0", "60%", "0", "50%", "0"],
+        ["relu 8", "1.0", "20%", "", "", "0"],
+        ["outside the stages", "1.0", "20%", "", "", ""],
+        ["update", "5.0", "100%", "", "", ""],
+        ["floor", "2.0", "40%", "", "", ""],
+    ]
