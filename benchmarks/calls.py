@@ -131,6 +131,20 @@ def torch_call(op, arguments):
 
 
 def numpy_call(op, arguments):
+    limits = import_module("threadpoolctl").threadpool_limits
+    limits(fastnn.get_num_threads(), user_api="blas")
     left = arguments["a"].T if arguments.get("transpose_a") else arguments["a"]
     right = arguments["b"].T if arguments.get("transpose_b") else arguments["b"]
     return partial(np.matmul, left, right, out=left @ right)
+
+
+def kernel_call(op, arguments, repeats):
+    """A native call that runs the op's kernel `repeats` times, without Python in between."""
+    for field in OPS[op].of({"SCALAR", "COUNTER"}):
+        if field.name in arguments:  # a recorded op reads them where they lie
+            dtype = np.float64 if field.kind == "SCALAR" else np.int64
+            arguments = arguments | {field.name: np.array(arguments[field.name], dtype)}
+    plan = fastnn._core.Plan()
+    with plan:
+        bound(getattr(fastnn.ops, op), op, arguments)()
+    return partial(plan.run, [], count=repeats)

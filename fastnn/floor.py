@@ -92,12 +92,15 @@ def time_calls(call: Callable[[], object], budget: float, most: int = 200) -> li
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], object]], budget: float, most: int = 200
+    calls: Mapping[str, Callable[[], object]],
+    budget: float,
+    most: int = 200,
+    pause: float = _PAUSE,
 ) -> dict[str, list[float]]:
     """Time calls of several libraries in turns, ``budget`` seconds each; the seconds of each call.
 
-    Each turn starts with a pause, for other libraries' threads spin for a while after a call, and
-    with a call that is not timed. The order rotates.
+    Each turn starts with a pause of so many seconds, for other libraries' threads spin for a while
+    after a call, and with a call that is not timed. The order rotates.
     """
     names = list(calls)
     samples: dict[str, list[float]] = {name: [] for name in names}
@@ -105,7 +108,7 @@ def take_turns(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             if len(names) > 1:
-                time.sleep(_PAUSE)
+                time.sleep(pause)
             calls[name]()  # untimed: caches and threads are this library's again
             samples[name] += time_calls(calls[name], budget / _TURNS, most // _TURNS)
     return samples
