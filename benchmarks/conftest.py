@@ -5,28 +5,18 @@ pytest benchmarks --benchmark-json=out.json    every sample, with rates in extra
 pytest benchmarks --benchmark-disable          only the checks, one call each
 """
 
-import importlib.util
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from calls import floor_seconds
 
 import fastnn
+from fastnn.curve_report import markdown
 from fastnn.floor import measure_probe
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # cases.py, contract.py, reference.py
-
-CACHE = 16 << 20  # bytes; what moves more is held against the bandwidth of memory
 PAUSE = 0.1  # seconds until another library's threads have stopped spinning
 RESULTS = {}  # seconds, by group and library
 RATES = {}  # of fastnn, by group
-
-
-def installed(*libraries):
-    """Those of the libraries that can be imported, fastnn first."""
-    modules = {"sklearn": "sklearn", "torch-compile": "torch"}
-    return ["fastnn", *(x for x in libraries if importlib.util.find_spec(modules.get(x, x)))]
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +36,7 @@ def timed(benchmark, probe):
         if benchmark.stats is None:  # --benchmark-disable
             return
         seconds = benchmark.stats.stats.median
-        bandwidth = probe.cache_gbs if nbytes < CACHE else probe.memory_gbs
-        floor = floor or max(flops / probe.peak_gflops, nbytes / bandwidth) * 1e-9
+        floor = floor or floor_seconds(probe, flops, nbytes)
         rates = {}
         if floor:
             rates["share_of_floor"] = floor / seconds
@@ -75,7 +64,7 @@ def pytest_terminal_summary(terminalreporter):
         return
     others = sorted({name for times in RESULTS.values() for name in times} - {"fastnn"})
     titles = ["", "fastnn us", "GFLOP/s", "GB/s", "share", *(f"{name} us" for name in others)]
-    lines = [[*titles, "best / fastnn"], ["---", *["--:"] * (len(titles))]]
+    lines = []
     for group, times in RESULTS.items():
         rates = RATES.get(group, {})
         cells = [group, us(times.get("fastnn"))]
@@ -84,11 +73,8 @@ def pytest_terminal_summary(terminalreporter):
         peers = [seconds for name, seconds in times.items() if name != "fastnn"]
         ratio = min(peers) / times["fastnn"] if peers and "fastnn" in times else None
         lines.append([*cells, number(ratio, 2)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     terminalreporter.section("fastnn and other libraries, medians")
-    for first, *rest in lines:
-        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
-        terminalreporter.write_line(f"| {' | '.join([first.ljust(widths[0]), *cells])} |")
+    terminalreporter.write_line(markdown([*titles, "best / fastnn"], lines))
 
 
 def number(value, digits):

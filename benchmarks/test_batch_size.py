@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import installed
+from calls import installed
 
 from fastnn import curve
 from fastnn.floor import measure_floor

@@ -1,22 +1,13 @@
 """Every op at sizes that matter, checked against tests/reference.py, then timed beside PyTorch.
 
-Results are written into arrays made before (out=): what is timed is the kernel, not the system
-handing out fresh pages. Bytes are those of all arguments and results.
+Bytes are those of all arguments and results.
 """
-
-from functools import partial
-from importlib import import_module
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import reference
-from cases import GIVEN, case, execute
-from conftest import installed
-from contract import OPS, UPDATED
-from torch_ops import TORCH
-
-import fastnn
+from calls import call_of, check, flops, moved, suitable
+from cases import GIVEN, case
+from contract import OPS
 
 pytestmark = pytest.mark.benchmark(max_time=0.3, min_rounds=3)
 
@@ -72,17 +63,6 @@ def test_every_op_has_a_benchmark():
     assert {each.op for each in CASES} == set(OPS)
 
 
-def suitable(each):
-    """The libraries installed that have such an op."""
-    full = "precision" not in dict(each.options)
-    able = {
-        "fastnn": True,
-        "torch": full and each.op in TORCH,
-        "numpy": full and each.op == "matmul",
-    }
-    return [library for library in installed("torch", "numpy") if able[library]]
-
-
 @pytest.mark.parametrize(
     ("each", "library"),
     [
@@ -92,72 +72,10 @@ def suitable(each):
     ],
 )
 def test_op(timed, each, library):
-    call = LIBRARIES[library](each.op, each.arguments(np.float32))
+    arguments = each.arguments(np.float32)
     if library == "fastnn":
-        check(each)
-    products = {"matmul": ("m", "n", "k"), "probe_fma": ("n", "rounds")}.get(each.op, ())
-    lengths = dict(each.dims + each.options)
-    flops = 2 * np.prod([lengths[name] for name in products]) if products else 0
-    timed(call, f"{each.op} {each}", library, flops, 0 if products else moved(each))
-
-
-def check(each):
-    arguments = each.arguments(np.float32)
-    exact = execute(getattr(reference, each.op), each.op, widened(arguments))
-    results = execute(getattr(fastnn.ops, each.op), each.op, arguments)
-    loose = 2e-2 if ("precision", "bf16") in each.options else 1e-4
-    for name, value in results.items():
-        size = np.abs(exact[name]).max(initial=0)
-        np.testing.assert_allclose(value, exact[name], loose, loose * size, err_msg=name)
-
-
-def widened(arguments):
-    """Float32 as float64, everything else as it is; dtype= is about the kernel's result alone."""
-    return {
-        name: value.astype(np.float64) if getattr(value, "dtype", None) == np.float32 else value
-        for name, value in arguments.items()
-        if name != "dtype"
-    }
-
-
-def moved(each):
-    """Bytes of all arguments and results; what is updated is read and written."""
-    arguments = each.arguments(np.float32)
-    written = execute(getattr(fastnn.ops, each.op), each.op, arguments)
-    read = sum(value.nbytes for value in arguments.values() if isinstance(value, np.ndarray))
-    return read + sum(np.asarray(value).nbytes for value in written.values())
-
-
-def fastnn_call(op, arguments):
-    call = bound(getattr(fastnn.ops, op), op, arguments)
-    if OPS[op].of(UPDATED):
-        return call
-    results = call()
-    results = results if isinstance(results, tuple) else (results,)
-    out = tuple(each if isinstance(each, np.ndarray) else None for each in results)
-    return partial(call, out=out if len(out) > 1 else out[0])
-
-
-def bound(function, op, arguments):
-    """The call, with arguments passed as users do: by position where the stanza allows it."""
-    first = [f.name for f in OPS[op].parameters if not f.keyword_only and f.name in arguments]
-    rest = {name: value for name, value in arguments.items() if name not in first}
-    return partial(function, *(arguments[name] for name in first), **rest)
-
-
-def torch_call(op, arguments):
-    torch = import_module("torch")
-    torch.set_num_threads(fastnn.get_num_threads())
-    tensors = {
-        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        for name, value in arguments.items()
-    }
-    return TORCH[op](torch, SimpleNamespace(**tensors))
-
-
-def numpy_call(op, arguments):
-    a, b = arguments["a"], arguments["b"]
-    return partial(np.matmul, a, b, out=a @ b)
-
-
-LIBRARIES = {"fastnn": fastnn_call, "torch": torch_call, "numpy": numpy_call}
+        check(each, arguments)
+    products = flops(each)
+    nbytes = 0 if products else moved(each, arguments)
+    call = call_of(library, each.op, arguments)
+    timed(call, f"{each.op} {each}", library, products, nbytes)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import installed
+from calls import installed
 
 import fastnn as fnn
 from fastnn import curve

@@ -86,10 +86,14 @@ def layer_norm_backward(torch, a):
     return partial(function, a.dy, a.x, shape, *saved, a.gamma, beta, [True] * 3)
 
 
+def matmul(torch, a):
+    left = a.a.T if getattr(a, "transpose_a", False) else a.a
+    right = a.b.T if getattr(a, "transpose_b", False) else a.b
+    return partial(torch.matmul, left, right, out=left @ right)
+
+
 TORCH = {
-    "matmul": lambda torch, a: partial(
-        torch.matmul, a.a, a.b, out=a.a.new_empty(len(a.a), a.b.shape[1])
-    ),
+    "matmul": matmul,
     "column_sum": lambda torch, a: partial(torch.sum, a.x, 0, out=a.x.new_empty(a.x.shape[1])),
     "relu": activation(lambda torch: torch.clamp_min, 0),
     "leaky_relu": activation(lambda torch: torch.ops.aten.leaky_relu.out, 0.01),

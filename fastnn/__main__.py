@@ -20,9 +20,10 @@ from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastnn as fnn
-from fastnn import curve, curve_report
+from fastnn import curve, curve_profile, curve_report
 from fastnn.datasets import Dataset, digits, generated, mnist
 from fastnn.floor import Floor, Probe, measure_floor, measure_probe
 from fastnn.machine import machine_facts
@@ -122,6 +123,7 @@ def _curve(args: argparse.Namespace) -> Report:
     title = _title(facts, timed.name)
     print(f"{title}\n{_abilities(probe, floor)}")
     rows = _measure(args, timed, floor, effort)
+    profiles = _profile(args, timed, floor, effort) if args.profile else []
     _picture(args.out / "batch_size_curve.png", partial(curve_report.draw, rows, title))
     report = {
         "machine": facts,
@@ -130,6 +132,7 @@ def _curve(args: argparse.Namespace) -> Report:
         "network": {"sizes": curve.SIZES, "optimizer": "Adam", "learning_rate": curve.LR},
         "data": {"name": timed.name, "samples": len(timed.x_train)},
         "rows": [row.as_dict() for row in rows],
+        "profiles": [profile.as_dict() for profile in profiles],
         "training": _train_briefly(args, trained, epochs=2 if args.data else 20),
     }
     _write_json(args.out / "batch_size_curve.json", report)
@@ -208,7 +211,7 @@ def _abilities(probe: Probe, floor: Floor) -> str:
 def _measure(
     args: argparse.Namespace, data: Dataset, floor: Floor, effort: curve.Effort
 ) -> list[curve.Row]:
-    x = data.x_train.astype(np.float32) / 255
+    x = _scaled(data)
     batches = args.batches or (_QUICK_BATCHES if args.quick else curve.default_batches(len(x)))
     rows: list[curve.Row] = []
     for variant in args.variants:
@@ -231,6 +234,34 @@ def _measure(
         if speedups:
             print(f"\ngeometric mean of best peer / fastnn: {geometric_mean(speedups):.2f}")
     return rows
+
+
+def _profile(
+    args: argparse.Namespace, data: Dataset, floor: Floor, effort: curve.Effort
+) -> list[curve_profile.Profile]:
+    x = _scaled(data)
+    batches = args.batches or [batch for batch in curve_profile.BATCHES if batch <= len(x)]
+    profiles: list[curve_profile.Profile] = []
+    for variant in args.variants:
+        for profile in curve_profile.measure_profiles(
+            x,
+            data.y_train,
+            variant=variant,
+            batches=batches,
+            floor=floor,
+            effort=effort,
+            seed=args.seed,
+        ):
+            print(f"\n{variant}, batch {profile.batch}\n")
+            print(curve_profile.profile_table(profile), flush=True)
+            profiles.append(profile)
+    return profiles
+
+
+def _scaled(data: Dataset) -> NDArray[np.float32]:
+    """Pixels as numbers from 0 to 1."""
+    scaled: NDArray[np.float32] = data.x_train.astype(np.float32) / np.float32(255)
+    return scaled
 
 
 def _train_briefly(args: argparse.Namespace, data: Dataset, epochs: int) -> Report:
@@ -347,6 +378,11 @@ def _add_curve(add: Any) -> None:
         metavar="A,B",
         default=(),
         help=f"also time {', '.join(peers)}",
+    )
+    add(
+        "--profile",
+        action="store_true",
+        help="also show where an update's time goes, at --batches (default: 1, 64, 1000)",
     )
     add("--quick", action="store_true", help="few batches, few samples")
 

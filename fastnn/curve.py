@@ -8,7 +8,6 @@ out from its updates, and marked so.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,11 +18,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 import fastnn as fnn
-from fastnn.floor import Floor, time_calls
+from fastnn.floor import Floor, take_turns, time_calls
 from fastnn.peers import PEERS, Setup, Step
 
 __all__ = [
     "LR",
+    "MOST_UPDATES",
     "SIZES",
     "VARIANTS",
     "Effort",
@@ -38,9 +38,7 @@ SIZES = (784, 512, 512, 10)
 LR = 1e-3
 VARIANTS = {"plain": False, "batch-norm": True}
 
-_TURNS = 3  # blocks of calls that each library gets, in rotating order
-_PAUSE = 0.1  # seconds until another library's threads have stopped spinning
-_MOST = 200  # calls: fewer than it takes a dead unit's moments to decay into denormals
+MOST_UPDATES = 200  # calls: fewer than it takes a dead unit's moments to decay into denormals
 
 Array = NDArray[Any]
 
@@ -171,7 +169,7 @@ def measure(
         trainer, steps = make_steps(SIZES, batch_norm, x[:batch], y[:batch], peers, seed)
         ours, *others = (
             Row(variant, batch, name, len(x), taken, floor.seconds(batch))
-            for name, taken in _take_turns(steps, effort.update_seconds).items()
+            for name, taken in take_turns(steps, effort.update_seconds, MOST_UPDATES).items()
         )
         if ours.epoch <= effort.epoch_seconds:
             fit = partial(trainer.fit, x, y, batch_size=batch, progress=False)
@@ -214,16 +212,3 @@ def _require_same_loss(losses: Mapping[str, float]) -> None:
     for name, loss in losses.items():
         if not math.isclose(loss, ours, rel_tol=1e-3, abs_tol=1e-3):
             raise RuntimeError(f"first loss of {name} is {loss}, of fastnn {ours}: not comparable")
-
-
-def _take_turns(steps: Mapping[str, Step], budget: float) -> dict[str, list[float]]:
-    names = list(steps)
-    samples: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(_TURNS):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            if len(names) > 1:
-                time.sleep(_PAUSE)
-            steps[name]()  # untimed: caches and threads are this library's again
-            samples[name] += time_calls(steps[name], budget / _TURNS, _MOST // _TURNS)
-    return samples

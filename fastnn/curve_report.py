@@ -11,7 +11,7 @@ import numpy as np
 
 from fastnn.curve import Row
 
-__all__ = ["draw", "speedup", "table_head", "table_line"]
+__all__ = ["draw", "markdown", "speedup", "table_head", "table_line"]
 
 _COLORS = {"plain": "tab:blue", "batch-norm": "tab:orange"}
 _MARKERS = {"fastnn": "o", "torch": "^", "torch-compile": "v", "jax": "s"}
@@ -47,6 +47,18 @@ def _titles(peers: Sequence[str]) -> list[str]:
 def _line(cells: Sequence[str], peers: Sequence[str]) -> str:
     widths = [max(len(title), 7) for title in _titles(peers)]
     return f"| {' | '.join(f'{c:>{w}}' for c, w in zip(cells, widths, strict=True))} |"
+
+
+def markdown(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    rows = [titles, *lines]
+    widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rows.insert(1, rule)
+    return "\n".join(
+        f"| {' | '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])} |"
+        for row in rows
+    )
 
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fastnn import _core
 from fastnn.data import Inputs
 
-__all__ = ["Body", "Commit", "Direct", "Eager", "Job", "Native", "Program"]
+__all__ = ["Body", "Commit", "Direct", "Eager", "Job", "Native", "Program", "Stage"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Body: TypeAlias = Callable[..., dict[str, Any]]
@@ -28,7 +28,8 @@ class Job:
     """Some consecutive steps over the rows of `sources`.
 
     `results` maps names of results to arrays that get one element per step. Without `update` there
-    is no commit, all that the body changed is put back, and no gradient is refused.
+    is no commit, all that the body changed is put back, and no gradient is refused. To `seconds`,
+    one element per stage of a native program, the stages' time is added.
     """
 
     sources: Sequence[Array] = ()
@@ -42,6 +43,29 @@ class Job:
     clock: _core.Clock | None = None
     results: dict[str, Array] = field(default_factory=dict)
     update: bool = True
+    seconds: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a step: an op with its shape, or a product fused with the optimizer.
+
+    Attributes
+    ----------
+    name : str
+        For example ``'matmul 128x784x512'``: rows, terms, columns.
+    flops : int
+        Multiplications and additions of its products.
+    bytes : int
+        Of the arrays that it reads and writes.
+    seconds : float
+        That it took in one step.
+    """
+
+    name: str
+    flops: int
+    bytes: int
+    seconds: float
 
 
 class Program(Protocol):
@@ -105,6 +129,7 @@ class Native:
             records=[(self._results[name], array) for name, array in job.results.items()],
             update=job.update,
             guard=self._results.get("nonfinite") if job.update else None,
+            seconds=job.seconds,
         )
 
     def single(self, clock: _core.Clock, labels: tuple[int, int] | None) -> _core.Single:
@@ -113,6 +138,12 @@ class Native:
             loss, guard = self._results["loss"], self._results.get("nonfinite")
             self._single = _core.Single(self._plan, clock, loss, labels, guard)
         return self._single
+
+    def profile(self, job: Job) -> list[Stage]:
+        """Stages of a step with an update, with their mean times in the job, once it is done."""
+        assert job.seconds is not None
+        means = job.seconds / job.count
+        return [Stage(*work, float(mean)) for work, mean in zip(self.work, means, strict=True)]
 
     def result(self, name: str) -> Array:
         return np.array(self._results[name])
@@ -126,6 +157,11 @@ class Native:
     def stages(self) -> list[str]:
         """What a step with an update does: ops, some of them fused."""
         return self._plan.stages
+
+    @property
+    def work(self) -> list[tuple[str, int, int]]:
+        """Name with shape, FLOPs and bytes of each stage."""
+        return self._plan.work
 
 
 class Direct:

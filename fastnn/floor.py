@@ -8,7 +8,7 @@ process with the same threads as the timings they are compared with.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -17,13 +17,23 @@ import numpy as np
 
 from fastnn import ops
 
-__all__ = ["Floor", "Probe", "measure_floor", "measure_probe", "step_flops", "time_calls"]
+__all__ = [
+    "Floor",
+    "Probe",
+    "measure_floor",
+    "measure_probe",
+    "step_flops",
+    "take_turns",
+    "time_calls",
+]
 
 _CHAINS = 172_032  # a multiple of every level's block, and of many thread counts
 _ROUNDS = 1000
 _ROW = 8192  # floats: 32 KiB a task
 _CACHE_BYTES = 8 << 20  # about a small network with its optimizer's state: beyond L2
 _MEMORY_BYTES = 256 << 20  # beyond most caches
+_TURNS = 3  # blocks of calls that each library gets, in rotating order
+_PAUSE = 0.1  # seconds until another library's threads have stopped spinning
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,29 @@ def time_calls(call: Callable[[], object], budget: float, most: int = 200) -> li
         start = time.perf_counter()
         call()
         samples.append(time.perf_counter() - start)
+    return samples
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], object]],
+    budget: float,
+    most: int = 200,
+    pause: float = _PAUSE,
+) -> dict[str, list[float]]:
+    """Time calls of several libraries in turns, ``budget`` seconds each; the seconds of each call.
+
+    Each turn starts with a pause of so many seconds, for other libraries' threads spin for a while
+    after a call, and with a call that is not timed. The order rotates.
+    """
+    names = list(calls)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(_TURNS):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            if len(names) > 1:
+                time.sleep(pause)
+            calls[name]()  # untimed: caches and threads are this library's again
+            samples[name] += time_calls(calls[name], budget / _TURNS, most // _TURNS)
     return samples
 
 

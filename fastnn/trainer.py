@@ -19,7 +19,7 @@ from tqdm import tqdm
 from fastnn import _core, ops, saving
 from fastnn.arguments import positive_integer, seed_number
 from fastnn.data import Data, Inputs, as_array, as_rows, describe
-from fastnn.engine import Body, Direct, Eager, Job, Native, Program
+from fastnn.engine import Body, Direct, Eager, Job, Native, Program, Stage
 from fastnn.errors import DeviceError, DTypeError
 from fastnn.history import EarlyStopping, History
 from fastnn.layer import Layer
@@ -187,17 +187,35 @@ class Trainer:
         ndarray (n,)
             The losses.
         """
-        data = self._data("steps", x, y)
-        batch = positive_integer("steps", "batch_size", batch_size)
-        count = positive_integer("steps", "n", n)
-        if batch > len(data):
-            raise ValueError(f"steps: batch_size must be at most {len(data)} samples, got {batch}")
-        losses = np.empty(count, self.dtype)
-        self._leave_epoch()
-        program = self._program("step", batch, data)
-        rates = self._rates(count)
-        self._run(program, Job(data.arrays, count, wrap=True, lr=rates, results={"loss": losses}))
+        program, job = self._several("steps", x, y, batch_size, n)
+        losses = job.results["loss"] = np.empty(job.count, self.dtype)
+        self._run(program, job)
         return losses
+
+    def profile(self, x: Array, y: Array, *, batch_size: int, n: int) -> list[Stage]:
+        """Make n updates as `steps` does, and time what they consist of.
+
+        Parameters
+        ----------
+        x, y, batch_size, n
+            As for `steps`.
+
+        Returns
+        -------
+        list of Stage
+            In order; each has ``name``, ``flops``, ``bytes``, and the mean ``seconds`` of a step.
+
+        Raises
+        ------
+        TypeError
+            For a layer, loss or optimizer of one's own, whose steps have no such stages.
+        """
+        program, job = self._several("profile", x, y, batch_size, n)
+        if not isinstance(program, Native):
+            raise TypeError("profile: needs a model, a loss and an optimizer that can be recorded")
+        job.seconds = np.zeros(len(program.work))
+        self._run(program, job)
+        return program.profile(job)
 
     def loss_and_grad(
         self, x: Array, y: Array, sample_weight: Array | None = None
@@ -532,6 +550,21 @@ class Trainer:
                 f"Trainer: gradient of {name} is not finite at element {index} "
                 f"(update {self.updates + 1}); parameters and state are as before"
             )
+
+    def _several(
+        self, where: str, x: Array, y: Array, batch_size: int, n: int
+    ) -> tuple[Program, Job]:
+        """Check the arguments of `steps`; the program of a step, and n of them over the data."""
+        data = self._data(where, x, y)
+        batch = positive_integer(where, "batch_size", batch_size)
+        count = positive_integer(where, "n", n)
+        if batch > len(data):
+            raise ValueError(
+                f"{where}: batch_size must be at most {len(data)} samples, got {batch}"
+            )
+        self._leave_epoch()
+        program = self._program("step", batch, data)
+        return program, Job(data.arrays, count, wrap=True, lr=self._rates(count))
 
     def _program(self, kind: str, batch: int, data: Data) -> Program:
         self._flat.check_held()

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "../core/work.h"
 #include "in_turn.h"
 
 namespace fnn {
@@ -256,6 +257,29 @@ std::string describe(const Stage& stage, const std::vector<Call>& calls) {
   for (size_t other : {stage.gate, stage.sum, stage.update})
     if (other) name += " + " + calls[other].op->name;
   return name;
+}
+
+Work work(const Stage& stage, const std::vector<Call>& calls) {
+  const Call& call = calls[stage.at];
+  const std::string name = describe(stage, calls) + ' ';
+  switch (stage.work) {
+    case Stage::total_norm: return {name + "of parts", 0, stage.norm * item(call)};
+    case Stage::part: {
+      const Call part = part_of(call, stage.begin, stage.count, nullptr);
+      return {name + shape_text(part), flops(part), bytes(part)};
+    }
+    case Stage::product: {
+      const i64 elements = product_of(call).m * product_of(call).n;
+      const Call update = part_of(calls[stage.update], stage.begin, elements, nullptr);
+      return {name + shape_text(call), flops(call), bytes(call, {"y"}) + bytes(update, {"grad"})};
+    }
+    default: {
+      i64 moved = bytes(call);  // epilogues find what is the product's in registers
+      if (stage.gate) moved += bytes(calls[stage.gate], {"dy", "dx"});
+      if (stage.sum) moved += bytes(calls[stage.sum], {"x"});
+      return {name + shape_text(call), flops(call), moved};
+    }
+  }
 }
 
 double cost(const Stage& stage, const std::vector<Call>& calls) {

@@ -36,6 +36,15 @@ std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit);
 
 i64 norms(const std::vector<Stage>& stages);  // that the stages leave, numbers of the calls' type
 std::string describe(const Stage& stage, const std::vector<Call>& calls);
+
+// What a stage has to do: operations of its products, bytes that it reads and writes. What fused
+// calls hand on to each other counts as no bytes.
+struct Work {
+  std::string name;  // with its shape
+  i64 flops, bytes;
+};
+Work work(const Stage& stage, const std::vector<Call>& calls);
+
 double cost(const Stage& stage, const std::vector<Call>& calls);
 i64 scratch_bytes(const Stage& stage, const std::vector<Call>& calls, int threads);
 void run_stage(const Stage& stage, const std::vector<Call>& calls, char* scratch, char* norms,

@@ -315,7 +315,18 @@ void add_plan(py::module_& m) {
               names.push_back(describe(stage, p.state.plan->calls));
             return names;
           },
-          "What a step with an update does, in order.");
+          "What a step with an update does, in order.")
+      .def_property_readonly(
+          "work",
+          [](PyPlan& p) {
+            std::vector<std::tuple<std::string, i64, i64>> rows;
+            for (const Stage& stage : p.state.plan->stages(true)) {
+              Work stage_work = work(stage, p.state.plan->calls);
+              rows.emplace_back(stage_work.name, stage_work.flops, stage_work.bytes);
+            }
+            return rows;
+          },
+          "Each stage's (name with its shape, FLOPs of its products, bytes read and written).");
   py::class_<PySingle>(m, "Single", "One step of a plan on whole batches, again and again.")
       .def(py::init<PyPlan&, PyClock&, const py::array&, std::optional<std::pair<i64, i64>>,
                     std::optional<py::array>>(),
