@@ -40,6 +40,24 @@ void wait_while_equal(const std::atomic<u32>& word, u32 old) {
   while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
 }
 
+// The thread that calls a team, and the CPU that it runs on. The kernel likes to wake a worker just
+// there, where the two can only take turns: such a worker leaves, and keeps away.
+struct Caller {
+#ifdef __linux__
+  pid_t thread;
+  int cpu;
+  Caller() : thread(gettid()), cpu(sched_getcpu()) {}
+  void keep_away() const {
+    cpu_set_t allowed;
+    if (sched_getcpu() != cpu || sched_getaffinity(thread, sizeof allowed, &allowed)) return;
+    CPU_CLR(cpu, &allowed);
+    if (CPU_COUNT(&allowed)) sched_setaffinity(0, sizeof allowed, &allowed);
+  }
+#else
+  void keep_away() const {}
+#endif
+};
+
 struct Barrier {
   alignas(64) std::atomic<u32> arrived{0};
   alignas(64) std::atomic<u32> phase{0};
@@ -68,10 +86,12 @@ struct Pool {
   void (*f)(void*, const Team&) = nullptr;
   void* context = nullptr;
   int size = 1;
+  Caller caller;
 
   void work(Worker* self, int rank) {
     for (u32 seen = 0;; seen++) {
       wait_while_equal(self->call, seen);
+      caller.keep_away();
       f(context, Team{rank, size, &barrier});
       finished.fetch_add(1, std::memory_order_release);
       finished.notify_one();
@@ -130,6 +150,7 @@ void Pool::run(int team, void (*g)(void*, const Team&), void* c) {
   size = team = std::min(team, static_cast<int>(workers.size()) + 1);
   f = g;
   context = c;
+  caller = Caller();
   u32 target = finished.load(std::memory_order_relaxed) + static_cast<u32>(team - 1);
   for (int i = 0; i < team - 1; i++) {
     workers[i]->call.fetch_add(1, std::memory_order_release);

@@ -13,6 +13,7 @@ namespace {
 constexpr i64 kLeast = 8192;          // elements of a gradient worth a stage of its own
 constexpr i64 kBufferBytes = 32768;   // of the gradient's rows: as long as they stay in L1
 constexpr i64 kFactorBytes = 524288;  // of the factor that is read for each of them: half of L2
+constexpr i64 kSumRows = 128;         // of a product for which adding up its factor is a trifle
 constexpr i64 kPackedTerms = 16;      // more are not worth packing again for each of them
 
 const Team kAlone{0, 1, nullptr};
@@ -108,8 +109,9 @@ size_t sum_of(const std::vector<Call>& calls, size_t c) {
   if (c + 1 == calls.size() || calls[c].op->id != op_matmul) return 0;
   const auto p = product_of(calls[c]);
   const auto s = arguments<column_sum_args<float>>(calls[c + 1]);
-  const bool same = calls[c + 1].op->id == op_column_sum && calls[c + 1].f64 == calls[c].f64 &&
-                    s.x == p.b && s.n == p.k && s.c == p.n && p.b_rs == p.n && p.b_cs == 1;
+  const bool same = p.m >= kSumRows && calls[c + 1].op->id == op_column_sum &&
+                    calls[c + 1].f64 == calls[c].f64 && s.x == p.b && s.n == p.k && s.c == p.n &&
+                    p.b_rs == p.n && p.b_cs == 1;
   return same ? c + 1 : 0;
 }
 
