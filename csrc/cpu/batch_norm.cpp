@@ -8,7 +8,7 @@ namespace {
 // Adds x - center and, unless the sum is all that is wanted, its square.
 template <bool squared, class T, class Strip>
 auto deviations(Strip strip, const T* x, i64 stride, const T* center) {
-  Vec<T> around[kWide];
+  Vec<T> around[Strip::vecs];
   FNN_EACH(v) around[v] = strip.load(center, v);
   return [=](i64 i, int v, Vec<T>& sum, Vec<T>& squares) {
     Vec<T> d = strip.load(x + i * stride, v) - around[v];
@@ -123,7 +123,7 @@ void apply(const batch_norm_args<T>& a, Panel panel, const T* shift, i64 first, 
            bool streamed) {
   each_strip<T>(panel, [&](auto strip, i64 k) {
     const i64 j = panel.first + k, begin = first * a.c + j;
-    Affine<T> f[kWide];
+    Affine<T> f[strip.vecs];
     FNN_EACH(v) {
       Vec<T> gamma = a.gamma ? strip.load(a.gamma + j, v) : set1(T(1));
       Vec<T> scale = strip.load(a.rstd + j, v) * gamma;

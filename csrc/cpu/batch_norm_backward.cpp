@@ -12,7 +12,7 @@ template <class T> FNN_INLINE Vec<T> through_relu(Vec<T> gradient, Vec<T> y) {
 // Adds gradient * (x - mean) and the gradient. y is null without relu.
 template <class T, class Strip>
 auto gradients(Strip strip, const T* dy, const T* x, const T* y, i64 stride, const T* mean) {
-  Vec<T> center[kWide];
+  Vec<T> center[Strip::vecs];
   FNN_EACH(v) center[v] = strip.load(mean, v);
   return [=](i64 i, int v, Vec<T>& products, Vec<T>& sum) {
     Vec<T> g = strip.load(dy + i * stride, v);
@@ -75,7 +75,7 @@ void apply(const batch_norm_backward_args<T>& a, const T* y, Panel panel, i64 fi
            bool streamed) {
   each_strip<T>(panel, [&](auto strip, i64 k) {
     const i64 j = panel.first + k, begin = first * a.c + j;
-    Pullback<T> pull[kWide];
+    Pullback<T> pull[strip.vecs];
     FNN_EACH(v) {
       pull[v] = pullback(a, strip.load(a.mean + j, v), strip.load(a.rstd + j, v),
                          a.gamma ? strip.load(a.gamma + j, v) : set1(T(1)),
