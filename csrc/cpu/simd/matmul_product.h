@@ -9,7 +9,9 @@
 #include "activations.h"
 #include "bfloat16.h"
 #include "column_sum.h"
+#include "each.h"
 #include "matmul_tile.h"
+#include "transpose.h"
 
 namespace {
 
@@ -148,16 +150,43 @@ template <class T, bool kPairs> struct Product {
   // activation or the gradient of one.
   void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
     if (!a.bias && a.activation < 0 && !a.preactivation && !a.gate) return;
-    for (i64 i = i0; i < i1; i++) {
-      for (i64 j = j0; j < j1; j += kLanes<T>) {
-        const i64 at = i * a.n + j, count = least(kLanes<T>, j1 - j);
-        Vec<T> x = load_n(a.y + at, count);
-        if (a.bias) x = x + load_n(a.bias + j, count);
-        if (a.preactivation) store_n(a.preactivation + at, x, count);
-        if (a.gate) x = relu_backward(x, load_n(a.gate + at, count));
-        store_n(a.y + at, activate(a.activation, x), count);
+    const i64 across = a.n;
+    T *const y = a.y, *const sum = a.preactivation;
+    const T *const bias = a.bias, *const gate = a.gate;
+    with_activation<T>(a.activation, [=](auto f) {
+      for (i64 row = i0 * across; row < i1 * across; row += across) {
+        each_vec<T>(j0, j1, [=](auto at) {
+          Vec<T> x = at.load(y + row);
+          if (bias) x = x + at.load(bias);
+          if (sum) at.store(sum + row, x);
+          if (gate) x = relu_backward(x, at.load(gate + row));
+          at.store(y + row, f(x));
+        });
       }
+    });
+  }
+
+  // Likewise columns i0..i1, rows j0..j1 of y, which lie in the transposed result.
+  void finish_transposed(i64 i0, i64 i1, i64 j0, i64 j1) const {
+    auto each = [&](auto&& f) {
+      T* row = result;
+      for (i64 i = i0; i < i1; i++, row += result_rs) {
+        for (i64 j = 0; j < j1 - j0; j += kLanes<T>) store(row + j, f(load(row + j), i));
+      }
+    };
+    auto put = [&](T* y) {
+      transpose(result, result_rs, i1 - i0, j1 - j0, y + j0 * a.n + i0, a.n);
+    };
+    if (a.gate) {
+      put(a.y);
+      return finish(j0, j1, i0, i1);
     }
+    if (a.bias) each([&](Vec<T> x, i64 i) { return x + set1(a.bias[i]); });
+    if (a.preactivation) put(a.preactivation);
+    if (a.activation >= 0) {
+      with_activation<T>(a.activation, [&](auto f) { each([&](Vec<T> x, i64) { return f(x); }); });
+    }
+    put(a.y);
   }
 
   // A tile that reaches beyond the last column goes through a buffer.
@@ -213,10 +242,7 @@ template <class T, bool kPairs> struct Product {
       }
       if (k == 0) break;
     }
-    if (!transposed) return;
-    const View<T> from{result, 1, result_rs};
-    pack_columns(from, j1 - j0, end_row - first_row, a.y + j0 * a.n + first_row, a.n, 0);
-    finish(j0, j1, first_row, end_row);
+    if (transposed) finish_transposed(first_row, end_row, j0, j1);
   }
 
   // Any tiles of rows and columns, cut for the caches.
