@@ -63,7 +63,8 @@ template <class T, bool kPairs> struct Product {
     return tiles == 1 ? kTransposing : kInBlock;
   }
 
-  i64 tile_row(i64 t) const { return m * t / row_tiles; }  // tiles of equal height, or one less
+  // Tiles of equal height, the last ones one less.
+  i64 tile_row(i64 t) const { return t * (m / row_tiles) + least(t, m % row_tiles); }
 
   // Vecs across the next tile when so many columns are left: whole ones, or 1.
   i64 tile_vecs(i64 columns) const {
@@ -229,7 +230,9 @@ template <class T, bool kPairs> struct Product {
               how == kInBlock ? View<T>{block + (j - j0) * tile.terms, width, 1} : right.at(k0, j);
           tile.next = right.at(last ? 0 : k0 + terms, last ? j1 : j).p;
           tile.out = result + (transposed ? (row - first_row) * result_rs + j - j0 : row * n + j);
-          if (t + 1 < t1) fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
+          if (t + 1 < t1 && terms > kFewTerms) {
+            fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
+          }
           const auto f = how == kTransposing ? find_transposing_tile<T>(rows)
                                              : find_tile<T, kPairs>(rows, vecs);
           if (transposed || tile.columns == width) {

@@ -9,6 +9,8 @@
 
 namespace {
 
+constexpr i64 kFewTerms = 32;  // over which memory can't be hidden
+
 template <class T> struct Tile {
   View<T> left, right;
   const T* next;  // where the right factor's terms, then its columns go on
@@ -36,13 +38,12 @@ FNN_INLINE void add_term(const T* left, i64 rs, const Vec<T> (&b)[V], Vec<T> (&s
 }
 
 template <class T, int R, int V> FNN_INLINE void start(const Tile<T>& t, Vec<T> (&sums)[R][V]) {
-  constexpr i64 few = 32;  // terms over which memory can't be hidden
 #pragma GCC unroll 32
   for (int r = 0; r < R; r++) {
 #pragma GCC unroll 32
     for (int v = 0; v < V; v++) {
       sums[r][v] = zero<T>();
-      if (t.terms > few) __builtin_prefetch(t.out + r * t.out_rs + v * Vec<T>::lanes, 1);
+      if (t.terms > kFewTerms) __builtin_prefetch(t.out + r * t.out_rs + v * Vec<T>::lanes, 1);
     }
   }
 }
