@@ -217,7 +217,7 @@ template <class T, bool kPairs> struct Product {
       if (t0 == 0 && sums_on_the_way()) sum_terms(how, k0, terms, j0, j1);
       for (i64 t = t0; t < t1; t++) {
         const i64 row = tile_row(t), rows = tile_row(t + 1) - row;
-        Tile<T> tile{left.at(row, k0), {}, nullptr, nullptr, result_rs, terms, 0, k0 > 0};
+        Tile<T> tile{left.at(row, k0), {}, nullptr, result_rs, terms, 0, k0 > 0};
         if constexpr (kPairs) {
           tile.left = pair_left(tile.left, rows, terms);
           tile.terms = (terms + 1) / 2;
@@ -228,7 +228,6 @@ template <class T, bool kPairs> struct Product {
           tile.columns = end - j;
           tile.right =
               how == kInBlock ? View<T>{block + (j - j0) * tile.terms, width, 1} : right.at(k0, j);
-          tile.next = right.at(last ? 0 : k0 + terms, last ? j1 : j).p;
           tile.out = result + (transposed ? (row - first_row) * result_rs + j - j0 : row * n + j);
           if (t + 1 < t1 && terms > kFewTerms) {
             fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
