@@ -268,16 +268,19 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
   return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
 }
 
-// The work is cut into units of a tile of rows by a group of columns, consecutive ones in the same
-// columns. A thread computes the whole groups it has got at once.
+// Threads share the rows of a tall result, so that none takes a line from another that writes next
+// to it; with kPairs because the left factor is packed, too. Else the work is cut into units of a
+// tile of rows by a group of columns, consecutive ones in the same columns. A thread computes the
+// whole groups it has got at once.
 template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
   if (a.m == 0 || a.n == 0) return;
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
   const Product<T, kPairs> p(a, better_transposed(a), a.scratch + team.rank * size.bytes(), size);
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
-  if (kPairs && p.m > p.n) {  // the left factor is packed, too: each thread its own rows
-    share_range(team, p.row_tiles, 1, [&](i64 t0, i64 t1) { p.compute_all(t0, t1, 0, p.n); });
-    return;
+  const bool tall = p.m >= p.n && p.row_tiles >= 8 * team.size;
+  if (kPairs ? p.m > p.n : tall && !p.transposed) {
+    return share_range(team, p.row_tiles, 1,
+                       [&](i64 t0, i64 t1) { p.compute_all(t0, t1, 0, p.n); });
   }
   const i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>, most = (p.n + width - 1) / width;
   const i64 together = p.row_tiles == 1 || most < 16 ? 1 : 2;
