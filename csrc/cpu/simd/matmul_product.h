@@ -36,13 +36,16 @@ template <class T, bool kPairs> struct Product {
   i64 result_rs;
   T *block, *left_tile, *result;  // this thread's workspace; result is y if not transposed
 
-  Product(const matmul_args<T>& args, bool swap, char* slot, const MatmulSlot& size)
+  Product(const matmul_args<T>& args, bool swap, const Team& team, const MatmulSlot& size)
       : a(args), transposed(swap),
         left(swap ? View<T>{args.b, args.b_cs, args.b_rs} : View<T>{args.a, args.a_rs, args.a_cs}),
         right(swap ? View<T>{args.a, args.a_cs, args.a_rs} : View<T>{args.b, args.b_rs, args.b_cs}),
         m(swap ? args.n : args.m), n(swap ? args.m : args.n), k(args.k) {
     const i64 height = least(kTallest<T>, kSums<T> / least(kTileVecs<T>, count_vecs<T>(n)));
     row_tiles = m <= kTallest<T> ? 1 : (m + height - 1) / height;
+    if (row_tiles >= team.size) {  // as many for every thread
+      row_tiles = (row_tiles + team.size - 1) / team.size * team.size;
+    }
     const i64 rows = (m + row_tiles - 1) / row_tiles;
     for (widest = 1; widest < 16 && 2 * widest * rows <= kSums<T>;) widest *= 2;
     block_tiles = transposed ? kResultRows / rows : row_tiles;
@@ -51,6 +54,7 @@ template <class T, bool kPairs> struct Product {
     // Room for whole transposing tiles, which a rest of one tile of rows uses.
     const i64 across = (count_vecs<T>(n) + kNarrow<T> - 1) / kNarrow<T> * kNarrow<T>;
     result_rs = transposed ? least(block_columns, across * kLanes<T>) : n;
+    char* slot = args.scratch + team.rank * size.bytes();
     block = reinterpret_cast<T*>(slot);
     left_tile = reinterpret_cast<T*>(slot + size.block);
     result = transposed ? reinterpret_cast<T*>(slot + size.block + size.tile) : a.y;
@@ -270,19 +274,22 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
 
 // Threads share the rows of a tall result, so that none takes a line from another that writes next
 // to it; with kPairs because the left factor is packed, too. Else the work is cut into units of a
-// tile of rows by a group of columns, consecutive ones in the same columns. A thread computes the
-// whole groups it has got at once.
+// tile of rows by a group of columns, consecutive ones in the same columns; narrower ones where
+// there would be less than one for each thread. A thread computes the whole groups it has got at
+// once.
 template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
   if (a.m == 0 || a.n == 0) return;
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
-  const Product<T, kPairs> p(a, better_transposed(a), a.scratch + team.rank * size.bytes(), size);
+  const Product<T, kPairs> p(a, better_transposed(a), team, size);
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
   const bool tall = p.m >= p.n && p.row_tiles >= 8 * team.size;
   if (kPairs ? p.m > p.n : tall && !p.transposed) {
     return share_range(team, p.row_tiles, 1,
                        [&](i64 t0, i64 t1) { p.compute_all(t0, t1, 0, p.n); });
   }
-  const i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>, most = (p.n + width - 1) / width;
+  i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>;
+  while (p.row_tiles * p.n < team.size * width && p.right.cs == 1 && width > kLanes<T>) width /= 2;
+  const i64 most = (p.n + width - 1) / width;
   const i64 together = p.row_tiles == 1 || most < 16 ? 1 : 2;
   const i64 columns = together * width, groups = (p.n + columns - 1) / columns;
   share_range(team, groups * p.row_tiles, 1, [&](i64 begin, i64 end) {
