@@ -8,7 +8,7 @@ namespace {
 // Adds x - center and, unless the sum is all that is wanted, its square.
 template <bool squared, class T, class Strip>
 auto deviations(Strip strip, const T* x, i64 stride, const T* center) {
-  Vec<T> around[kWide];
+  Vec<T> around[Strip::vecs];
   FNN_EACH(v) around[v] = strip.load(center, v);
   return [=](i64 i, int v, Vec<T>& sum, Vec<T>& squares) {
     Vec<T> d = strip.load(x + i * stride, v) - around[v];
@@ -123,7 +123,7 @@ void apply(const batch_norm_args<T>& a, Panel panel, const T* shift, i64 first, 
            bool streamed) {
   each_strip<T>(panel, [&](auto strip, i64 k) {
     const i64 j = panel.first + k, begin = first * a.c + j;
-    Affine<T> f[kWide];
+    Affine<T> f[strip.vecs];
     FNN_EACH(v) {
       Vec<T> gamma = a.gamma ? strip.load(a.gamma + j, v) : set1(T(1));
       Vec<T> scale = strip.load(a.rstd + j, v) * gamma;
@@ -158,6 +158,7 @@ template <class T> void forward_by_columns(const batch_norm_args<T>& a, Panel pa
 template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team& team) {
   constexpr int N = kPanel * Vec<T>::lanes;
   const i64 blocks = (a.n + kBlock - 1) / kBlock, last = a.n - 1;
+  const bool far = beyond_caches<T>(a.n, a.c);
   auto rows_of = [&](i64 b) { return least(kBlock, a.n - b * kBlock); };
   auto parked = [&](i64 b, Panel panel) {
     T* p = a.y + 3 * b * a.c + panel.first;
@@ -167,7 +168,8 @@ template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team&
   if (a.training) {
     share(team, blocks, [&](i64 b) {
       share_panels(kAlone, a.y, a.c, [&](Panel panel) {
-        look_at<1>(a.x + b * kBlock * a.c + panel.first, a.c, rows_of(b), panel, parked(b, panel));
+        const auto look = far ? look_at<1, T> : look_at<kChain, T>;
+        look(a.x + b * kBlock * a.c + panel.first, a.c, rows_of(b), panel, parked(b, panel));
       });
     });
     barrier(team);
@@ -179,16 +181,17 @@ template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team&
     finish(a, panel, moments, shift(panel));
   });
   barrier(team);
-  auto apply_to = [&](i64 i, bool streamed) {
+  auto apply_to = [&](i64 i, i64 rows, bool streamed) {
     share_panels(kAlone, a.y, a.c,
-                 [&](Panel panel) { apply(a, panel, shift(panel), i, 1, streamed); });
+                 [&](Panel panel) { apply(a, panel, shift(panel), i, rows, streamed); });
   };
-  share_rows_backwards(team, last, kBlock, [&](i64 first, i64 rows) {
-    for (i64 i = first; i < first + rows; i++) apply_to(i, streams(a.y, a.c));
+  share_rows_backwards(team, last, far ? kBlock : kChain, [&](i64 first, i64 rows) {
+    if (!far) return apply_to(first, rows, false);
+    for (i64 i = first; i < first + rows; i++) apply_to(i, 1, streams(a.y, a.c));
   });
   end_stream();
   barrier(team);
-  if (team.rank == 0) apply_to(last, false);
+  if (team.rank == 0) apply_to(last, 1, false);
 }
 
 // ---- (n, c, s...): a channel ---------------------------------------------------------------
@@ -238,7 +241,7 @@ template <class T> void forward_channel(const batch_norm_args<T>& a, i64 j) {
 KERNEL(batch_norm) {
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { forward_channel(a, j); });
-  } else if (by_rows<T>(a.n, a.c) && a.y != a.x) {
+  } else if (by_rows<T>(team, a.n, a.c) && a.y != a.x) {
     forward_by_rows(a, team);
   } else {
     share_panels<kNarrow>(team, a.y, a.c, [&](Panel panel) { forward_by_columns(a, panel); });

@@ -12,7 +12,7 @@ template <class T> FNN_INLINE Vec<T> through_relu(Vec<T> gradient, Vec<T> y) {
 // Adds gradient * (x - mean) and the gradient. y is null without relu.
 template <class T, class Strip>
 auto gradients(Strip strip, const T* dy, const T* x, const T* y, i64 stride, const T* mean) {
-  Vec<T> center[kWide];
+  Vec<T> center[Strip::vecs];
   FNN_EACH(v) center[v] = strip.load(mean, v);
   return [=](i64 i, int v, Vec<T>& products, Vec<T>& sum) {
     Vec<T> g = strip.load(dy + i * stride, v);
@@ -75,7 +75,7 @@ void apply(const batch_norm_backward_args<T>& a, const T* y, Panel panel, i64 fi
            bool streamed) {
   each_strip<T>(panel, [&](auto strip, i64 k) {
     const i64 j = panel.first + k, begin = first * a.c + j;
-    Pullback<T> pull[kWide];
+    Pullback<T> pull[strip.vecs];
     FNN_EACH(v) {
       pull[v] = pullback(a, strip.load(a.mean + j, v), strip.load(a.rstd + j, v),
                          a.gamma ? strip.load(a.gamma + j, v) : set1(T(1)),
@@ -111,19 +111,23 @@ void backward_by_rows(const batch_norm_backward_args<T>& a, const T* y, const Te
     T* p = a.dx + 2 * b * a.c + panel.first;
     return Parts<T>{p, p + a.c};
   };
+  const bool far = beyond_caches<T>(a.n, a.c);
   share(team, (a.n + kBlock - 1) / kBlock, [&](i64 b) {
-    share_panels(kAlone, a.dx, a.c,
-                 [&](Panel panel) { look_at<1>(a, y, panel, b, parked(b, panel)); });
+    share_panels(kAlone, a.dx, a.c, [&](Panel panel) {
+      const auto look = far ? look_at<1, T> : look_at<kChain, T>;
+      look(a, y, panel, b, parked(b, panel));
+    });
   });
   barrier(team);
   share_panels(team, a.dx, a.c,
                [&](Panel panel) { add_blocks(a, panel, [&](i64 b) { return parked(b, panel); }); });
   barrier(team);
-  share_rows_backwards(team, a.n, kBlock, [&](i64 first, i64 rows) {
-    for (i64 i = first; i < first + rows; i++) {
-      share_panels(kAlone, a.dx, a.c,
-                   [&](Panel panel) { apply(a, y, panel, i, 1, streams(a.dx, a.c)); });
-    }
+  auto apply_to = [&](i64 i, i64 rows, bool streamed) {
+    share_panels(kAlone, a.dx, a.c, [&](Panel panel) { apply(a, y, panel, i, rows, streamed); });
+  };
+  share_rows_backwards(team, a.n, far ? kBlock : kChain, [&](i64 first, i64 rows) {
+    if (!far) return apply_to(first, rows, false);
+    for (i64 i = first; i < first + rows; i++) apply_to(i, 1, streams(a.dx, a.c));
   });
   end_stream();
 }
@@ -170,7 +174,7 @@ KERNEL(batch_norm_backward) {
   const T* y = a.activation == 0 ? a.y : nullptr;
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { backward_channel(a, y, j); });
-  } else if (by_rows<T>(a.n, a.c) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
+  } else if (by_rows<T>(team, a.n, a.c) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
     backward_by_rows(a, y, team);
   } else {
     share_panels<kNarrow>(team, a.dx, a.c, [&](Panel panel) { backward_by_columns(a, y, panel); });

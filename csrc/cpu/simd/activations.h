@@ -189,18 +189,18 @@ template <class T> FNN_INLINE Vec<T> gelu_backward(Vec<T> dy, Vec<T> x) {
 
 // ---- by index ------------------------------------------------------------------------------
 
-// The activation of ops.def's CHOICE with its default parameters; -1 is none.
-template <class T> FNN_INLINE Vec<T> activate(i64 activation, Vec<T> x) {
+// use(f) with the activation of ops.def's CHOICE with its default parameters; -1 is none.
+template <class T, class F> FNN_INLINE void with_activation(i64 activation, F&& use) {
   switch (activation) {
-    case 0: return relu(x);
-    case 1: return leaky_relu(x, set1(T(0.01)));
-    case 2: return sigmoid(x);
-    case 3: return hard_sigmoid(x);
-    case 4: return tanh(x);
-    case 5: return gelu(x);
-    case 6: return gelu_tanh(x);
-    case 7: return silu(x);
-    case 8: return softplus(x, T(1), T(20));
-    default: return x;
+    case 0: return use([](Vec<T> x) { return relu(x); });
+    case 1: return use([](Vec<T> x) { return leaky_relu(x, set1(T(0.01))); });
+    case 2: return use([](Vec<T> x) { return sigmoid(x); });
+    case 3: return use([](Vec<T> x) { return hard_sigmoid(x); });
+    case 4: return use([](Vec<T> x) { return tanh(x); });
+    case 5: return use([](Vec<T> x) { return gelu(x); });
+    case 6: return use([](Vec<T> x) { return gelu_tanh(x); });
+    case 7: return use([](Vec<T> x) { return silu(x); });
+    case 8: return use([](Vec<T> x) { return softplus(x, T(1), T(20)); });
+    default: return use([](Vec<T> x) { return x; });
   }
 }

@@ -12,35 +12,25 @@ enum { kWide = 4, kPanel = 32 };           // Vecs
 
 FNN_INLINE i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
-#define FNN_EACH(v) _Pragma("GCC unroll 4") for (int v = 0; v < kWide; v++)
+#define FNN_EACH(v) _Pragma("GCC unroll 4") for (int v = 0; v < strip.vecs; v++)
 
-// kWide Vecs side by side, all of them in use.
-template <class T> struct WholeStrip {
+// So many Vecs side by side, all of them in use.
+template <class T, int count> struct WholeStrip {
   static constexpr bool whole = true;
+  static constexpr int vecs = count;
 
   Vec<T> load(const T* p, int v) const { return ::load(p + v * Vec<T>::lanes); }
   void store(T* p, int v, Vec<T> x) const { ::store(p + v * Vec<T>::lanes, x); }
 };
 
-// Only lanes begin..end are; the others load as 0. Masked stores are slow on some CPUs.
+// One Vec, some lanes of it; the others load as 0. Masked stores are slow on some CPUs.
 template <class T> struct PartStrip {
   static constexpr bool whole = false;
-  Mask<T> used[kWide];
-  bool full[kWide];
+  static constexpr int vecs = 1;
+  Mask<T> used;
 
-  PartStrip(i64 begin, i64 end) {
-    constexpr i64 lanes = Vec<T>::lanes;
-    for (i64 v = 0; v < kWide; v++) {
-      auto clamp = [&](i64 i) { return i < v * lanes ? 0 : least(i - v * lanes, lanes); };
-      used[v] = first_n<T>(clamp(end)) & !first_n<T>(clamp(begin));
-      full[v] = all(used[v]);
-    }
-  }
-  Vec<T> load(const T* p, int v) const { return load_masked(p + v * Vec<T>::lanes, used[v]); }
-  void store(T* p, int v, Vec<T> x) const {
-    if (full[v]) return ::store(p + v * Vec<T>::lanes, x);
-    store_masked(p + v * Vec<T>::lanes, x, used[v]);
-  }
+  Vec<T> load(const T* p, int) const { return load_masked(p, used); }
+  void store(T* p, int, Vec<T> x) const { store_masked(p, x, used); }
 };
 
 // Columns begin..end, at most kPanel Vecs. Place k of the panel is column first + k.
@@ -48,14 +38,22 @@ struct Panel {
   i64 first, begin, end;
 };
 
-// f(strip, k) for the strips of a panel.
+// f(strip, k) for the strips of a panel, as wide as they can be.
 template <class T, class F> FNN_INLINE void each_strip(Panel panel, F&& f) {
-  constexpr i64 wide = kWide * Vec<T>::lanes;
-  for (i64 k = 0, j = panel.first; j < panel.end; k += wide, j += wide) {
-    if (j >= panel.begin && j + wide <= panel.end) {
-      f(WholeStrip<T>{}, k);
+  constexpr i64 lanes = Vec<T>::lanes;
+  for (i64 j = panel.first, vecs; j < panel.end; j += vecs * lanes) {
+    const i64 k = j - panel.first, whole = j < panel.begin ? 0 : (panel.end - j) / lanes;
+    vecs = whole >= kWide ? kWide : whole >= 2 ? 2 : 1;
+    if (whole >= kWide) {
+      f(WholeStrip<T, kWide>{}, k);
+    } else if (whole >= 2) {
+      f(WholeStrip<T, 2>{}, k);
+    } else if (whole == 1) {
+      f(WholeStrip<T, 1>{}, k);
     } else {
-      f(PartStrip<T>(panel.begin - j, panel.end - j), k);
+      f(PartStrip<T>{first_n<T>(least(panel.end - j, lanes)) &
+                     !first_n<T>(j < panel.begin ? panel.begin - j : 0)},
+        k);
     }
   }
 }

@@ -9,7 +9,9 @@
 #include "activations.h"
 #include "bfloat16.h"
 #include "column_sum.h"
+#include "each.h"
 #include "matmul_tile.h"
+#include "transpose.h"
 
 namespace {
 
@@ -34,13 +36,16 @@ template <class T, bool kPairs> struct Product {
   i64 result_rs;
   T *block, *left_tile, *result;  // this thread's workspace; result is y if not transposed
 
-  Product(const matmul_args<T>& args, bool swap, char* slot, const MatmulSlot& size)
+  Product(const matmul_args<T>& args, bool swap, const Team& team, const MatmulSlot& size)
       : a(args), transposed(swap),
         left(swap ? View<T>{args.b, args.b_cs, args.b_rs} : View<T>{args.a, args.a_rs, args.a_cs}),
         right(swap ? View<T>{args.a, args.a_cs, args.a_rs} : View<T>{args.b, args.b_rs, args.b_cs}),
         m(swap ? args.n : args.m), n(swap ? args.m : args.n), k(args.k) {
     const i64 height = least(kTallest<T>, kSums<T> / least(kTileVecs<T>, count_vecs<T>(n)));
     row_tiles = m <= kTallest<T> ? 1 : (m + height - 1) / height;
+    if (row_tiles >= team.size) {  // as many for every thread
+      row_tiles = (row_tiles + team.size - 1) / team.size * team.size;
+    }
     const i64 rows = (m + row_tiles - 1) / row_tiles;
     for (widest = 1; widest < 16 && 2 * widest * rows <= kSums<T>;) widest *= 2;
     block_tiles = transposed ? kResultRows / rows : row_tiles;
@@ -49,6 +54,7 @@ template <class T, bool kPairs> struct Product {
     // Room for whole transposing tiles, which a rest of one tile of rows uses.
     const i64 across = (count_vecs<T>(n) + kNarrow<T> - 1) / kNarrow<T> * kNarrow<T>;
     result_rs = transposed ? least(block_columns, across * kLanes<T>) : n;
+    char* slot = args.scratch + team.rank * size.bytes();
     block = reinterpret_cast<T*>(slot);
     left_tile = reinterpret_cast<T*>(slot + size.block);
     result = transposed ? reinterpret_cast<T*>(slot + size.block + size.tile) : a.y;
@@ -61,7 +67,8 @@ template <class T, bool kPairs> struct Product {
     return tiles == 1 ? kTransposing : kInBlock;
   }
 
-  i64 tile_row(i64 t) const { return m * t / row_tiles; }  // tiles of equal height, or one less
+  // Tiles of equal height, the last ones one less.
+  i64 tile_row(i64 t) const { return t * (m / row_tiles) + least(t, m % row_tiles); }
 
   // Vecs across the next tile when so many columns are left: whole ones, or 1.
   i64 tile_vecs(i64 columns) const {
@@ -148,16 +155,43 @@ template <class T, bool kPairs> struct Product {
   // activation or the gradient of one.
   void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
     if (!a.bias && a.activation < 0 && !a.preactivation && !a.gate) return;
-    for (i64 i = i0; i < i1; i++) {
-      for (i64 j = j0; j < j1; j += kLanes<T>) {
-        const i64 at = i * a.n + j, count = least(kLanes<T>, j1 - j);
-        Vec<T> x = load_n(a.y + at, count);
-        if (a.bias) x = x + load_n(a.bias + j, count);
-        if (a.preactivation) store_n(a.preactivation + at, x, count);
-        if (a.gate) x = relu_backward(x, load_n(a.gate + at, count));
-        store_n(a.y + at, activate(a.activation, x), count);
+    const i64 across = a.n;
+    T *const y = a.y, *const sum = a.preactivation;
+    const T *const bias = a.bias, *const gate = a.gate;
+    with_activation<T>(a.activation, [=](auto f) {
+      for (i64 row = i0 * across; row < i1 * across; row += across) {
+        each_vec<T>(j0, j1, [=](auto at) {
+          Vec<T> x = at.load(y + row);
+          if (bias) x = x + at.load(bias);
+          if (sum) at.store(sum + row, x);
+          if (gate) x = relu_backward(x, at.load(gate + row));
+          at.store(y + row, f(x));
+        });
       }
+    });
+  }
+
+  // Likewise columns i0..i1, rows j0..j1 of y, which lie in the transposed result.
+  void finish_transposed(i64 i0, i64 i1, i64 j0, i64 j1) const {
+    auto each = [&](auto&& f) {
+      T* row = result;
+      for (i64 i = i0; i < i1; i++, row += result_rs) {
+        for (i64 j = 0; j < j1 - j0; j += kLanes<T>) store(row + j, f(load(row + j), i));
+      }
+    };
+    auto put = [&](T* y) {
+      transpose(result, result_rs, i1 - i0, j1 - j0, y + j0 * a.n + i0, a.n);
+    };
+    if (a.gate) {
+      put(a.y);
+      return finish(j0, j1, i0, i1);
     }
+    if (a.bias) each([&](Vec<T> x, i64 i) { return x + set1(a.bias[i]); });
+    if (a.preactivation) put(a.preactivation);
+    if (a.activation >= 0) {
+      with_activation<T>(a.activation, [&](auto f) { each([&](Vec<T> x, i64) { return f(x); }); });
+    }
+    put(a.y);
   }
 
   // A tile that reaches beyond the last column goes through a buffer.
@@ -187,7 +221,7 @@ template <class T, bool kPairs> struct Product {
       if (t0 == 0 && sums_on_the_way()) sum_terms(how, k0, terms, j0, j1);
       for (i64 t = t0; t < t1; t++) {
         const i64 row = tile_row(t), rows = tile_row(t + 1) - row;
-        Tile<T> tile{left.at(row, k0), {}, nullptr, nullptr, result_rs, terms, 0, k0 > 0};
+        Tile<T> tile{left.at(row, k0), {}, nullptr, result_rs, terms, 0, k0 > 0};
         if constexpr (kPairs) {
           tile.left = pair_left(tile.left, rows, terms);
           tile.terms = (terms + 1) / 2;
@@ -198,9 +232,10 @@ template <class T, bool kPairs> struct Product {
           tile.columns = end - j;
           tile.right =
               how == kInBlock ? View<T>{block + (j - j0) * tile.terms, width, 1} : right.at(k0, j);
-          tile.next = right.at(last ? 0 : k0 + terms, last ? j1 : j).p;
           tile.out = result + (transposed ? (row - first_row) * result_rs + j - j0 : row * n + j);
-          if (t + 1 < t1) fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
+          if (t + 1 < t1 && terms > kFewTerms) {
+            fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
+          }
           const auto f = how == kTransposing ? find_transposing_tile<T>(rows)
                                              : find_tile<T, kPairs>(rows, vecs);
           if (transposed || tile.columns == width) {
@@ -213,10 +248,7 @@ template <class T, bool kPairs> struct Product {
       }
       if (k == 0) break;
     }
-    if (!transposed) return;
-    const View<T> from{result, 1, result_rs};
-    pack_columns(from, j1 - j0, end_row - first_row, a.y + j0 * a.n + first_row, a.n, 0);
-    finish(j0, j1, first_row, end_row);
+    if (transposed) finish_transposed(first_row, end_row, j0, j1);
   }
 
   // Any tiles of rows and columns, cut for the caches.
@@ -240,18 +272,24 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
   return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
 }
 
-// The work is cut into units of a tile of rows by a group of columns, consecutive ones in the same
-// columns. A thread computes the whole groups it has got at once.
+// Threads share the rows of a tall result, so that none takes a line from another that writes next
+// to it; with kPairs because the left factor is packed, too. Else the work is cut into units of a
+// tile of rows by a group of columns, consecutive ones in the same columns; narrower ones where
+// there would be less than one for each thread. A thread computes the whole groups it has got at
+// once.
 template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
   if (a.m == 0 || a.n == 0) return;
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
-  const Product<T, kPairs> p(a, better_transposed(a), a.scratch + team.rank * size.bytes(), size);
+  const Product<T, kPairs> p(a, better_transposed(a), team, size);
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
-  if (kPairs && p.m > p.n) {  // the left factor is packed, too: each thread its own rows
-    share_range(team, p.row_tiles, 1, [&](i64 t0, i64 t1) { p.compute_all(t0, t1, 0, p.n); });
-    return;
+  const bool tall = p.m >= p.n && p.row_tiles >= 8 * team.size;
+  if (kPairs ? p.m > p.n : tall && !p.transposed) {
+    return share_range(team, p.row_tiles, 1,
+                       [&](i64 t0, i64 t1) { p.compute_all(t0, t1, 0, p.n); });
   }
-  const i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>, most = (p.n + width - 1) / width;
+  i64 width = least(p.widest, kTileVecs<T>) * kLanes<T>;
+  while (p.row_tiles * p.n < team.size * width && p.right.cs == 1 && width > kLanes<T>) width /= 2;
+  const i64 most = (p.n + width - 1) / width;
   const i64 together = p.row_tiles == 1 || most < 16 ? 1 : 2;
   const i64 columns = together * width, groups = (p.n + columns - 1) / columns;
   share_range(team, groups * p.row_tiles, 1, [&](i64 begin, i64 end) {

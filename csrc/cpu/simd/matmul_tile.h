@@ -9,10 +9,11 @@
 
 namespace {
 
+constexpr i64 kFewTerms = 32;  // over which memory can't be hidden
+
 template <class T> struct Tile {
   View<T> left, right;
-  const T* next;  // where the right factor's terms, then its columns go on
-  T* out;         // rows of whole Vecs
+  T* out;  // rows of whole Vecs
   i64 out_rs;
   i64 terms, columns;
   bool add;  // to what is in out
@@ -36,13 +37,12 @@ FNN_INLINE void add_term(const T* left, i64 rs, const Vec<T> (&b)[V], Vec<T> (&s
 }
 
 template <class T, int R, int V> FNN_INLINE void start(const Tile<T>& t, Vec<T> (&sums)[R][V]) {
-  constexpr i64 few = 32;  // terms over which memory can't be hidden
 #pragma GCC unroll 32
   for (int r = 0; r < R; r++) {
 #pragma GCC unroll 32
     for (int v = 0; v < V; v++) {
       sums[r][v] = zero<T>();
-      if (t.terms > few) __builtin_prefetch(t.out + r * t.out_rs + v * Vec<T>::lanes, 1);
+      if (t.terms > kFewTerms) __builtin_prefetch(t.out + r * t.out_rs + v * Vec<T>::lanes, 1);
     }
   }
 }
@@ -82,38 +82,43 @@ template <class T, bool kPairs, int R, int V> void tile(const Tile<T>& t) {
   put(t, sums);
 }
 
-// The right factor has any strides: `lanes` terms at a time are transposed into a buffer while the
-// terms before them are multiplied, two squares with each term, on ports that FMAs leave free.
+// The right factor has any strides. Where its columns are rows in memory, their cache lines are
+// taken whole and turned in registers, a few terms at a time, on ports that FMAs leave free.
 template <class T, int R, int V> void transposing_tile(const Tile<T>& t) {
-  constexpr i64 lanes = Vec<T>::lanes, width = V * lanes, side = kSide<T>;
-  constexpr i64 down = lanes / side, pairs = down * (width / (2 * side)), each = 2 * side / down;
-  alignas(64) T buffers[2][lanes * width];
+  constexpr i64 lanes = Vec<T>::lanes, width = V * lanes, few = 16 / sizeof(T);
   Vec<T> sums[R][V], b[V];
   start(t, sums);
-  const bool squares = t.right.rs == 1 && t.columns == width;
   const T* left = t.left.p;
-  for (i64 k = -lanes; k < t.terms; k += lanes) {
-    const T* row = buffers[k / lanes & 1];
-    T* to = buffers[~(k / lanes) & 1];
-    const i64 now = k < 0 ? 0 : t.terms - k < lanes ? t.terms - k : lanes;
-    const i64 coming = t.terms - k - lanes < lanes ? t.terms - k - lanes : lanes;
-    const View<T> from = t.right.at(k + lanes, 0);
-    const i64 ahead =
-        coming < lanes || k + 2 * lanes == t.terms ? t.next - from.p : lanes * from.rs;
-    const bool interleaved = squares && now == lanes && coming == lanes;
-    if (!interleaved && coming > 0) pack(from, coming, t.columns, to, width, ahead);
-    for (i64 i = 0; i < now; i++, left += t.left.cs, row += width) {
+  i64 k = 0;
+  const bool turns = t.right.rs == 1 && t.columns == width;
+  for (i64 now; turns && t.terms - k >= few; k += now, left += now * t.left.cs) {
+    now = t.terms - k < lanes ? (t.terms - k) / few * few : lanes;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      const View<T> from = t.right.at(k, v * lanes);
+      const T* terms = left;
+      for (i64 i = 0; i < now; i += few) {
+        Vec<T> turned[few];
+        load_columns(from.p + i, from.cs, turned);
+#pragma GCC unroll 4
+        for (i64 j = 0; j < few; j++, terms += t.left.cs) {
+          __builtin_prefetch(from.at(lanes, i + j).p, 0, 2);
 #pragma GCC unroll 32
-      for (int v = 0; v < V; v++) b[v] = load(row + v * lanes);
-      add_term<false>(left, t.left.rs, b, sums);
-      if (!interleaved) continue;
-      for (i64 p = i * pairs / lanes; p < (i + 1) * pairs / lanes; p++) {
-        const i64 i0 = p % down * side, j0 = p / down * (2 * side);
-        transpose_squares(from.at(i0, j0).p, from.cs, to + i0 * width + j0, width);
-        for (i64 q = 0; q < each; q++) {
-          __builtin_prefetch(from.at(0, j0 + p % down * each + q).p + ahead, 0, 2);
+          for (int r = 0; r < R; r++) {
+            sums[r][v] = fma(set1(terms[r * t.left.rs]), turned[j], sums[r][v]);
+          }
         }
       }
+    }
+  }
+  alignas(64) T rows[lanes * width];
+  for (; k < t.terms; k += lanes) {
+    const i64 now = t.terms - k < lanes ? t.terms - k : lanes;
+    pack(t.right.at(k, 0), now, t.columns, rows, width, 0);
+    for (i64 i = 0; i < now; i++, left += t.left.cs) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) b[v] = load(rows + i * width + v * lanes);
+      add_term<false>(left, t.left.rs, b, sums);
     }
   }
   put(t, sums);

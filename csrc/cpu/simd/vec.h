@@ -10,6 +10,7 @@
 //   load(p) store(p, v)  unaligned, all lanes
 //   load_n(p, n)         the first n lanes (0 <= n <= lanes), the others 0 and not read
 //   store_n(p, v, n)     the first n lanes, the others not written
+//   load_columns(p, rs, to)    to[t] is p[t], p[rs + t], p[2 * rs + t], ... for t < 16 / sizeof(T)
 //   load_masked(p, mask) store_masked(p, v, mask)   likewise with any mask
 //   + - * /  unary -     lane-wise, IEEE
 //   fma(a, b, c)         a * b + c, rounded once;  fnma(a, b, c) = c - a * b, rounded once

@@ -269,6 +269,34 @@ FNN_INLINE Vec<double> lookup(const double* table, IntVec<double> i) {
   return {{lookup_half(table, i.v[0]), lookup_half(table, i.v[1])}};
 }
 
+FNN_INLINE __m256 load_halves(const float* p, i64 rs) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + rs), 1);
+}
+FNN_INLINE __m256d load_halves(const double* p, i64 rs) {
+  return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + rs), 1);
+}
+FNN_INLINE void load_columns(const float* p, i64 rs, Vec<float>* to) {
+  for (int h = 0; h < 2; h++, p += 8 * rs) {
+    __m256 r0 = load_halves(p, 4 * rs), r1 = load_halves(p + rs, 4 * rs);
+    __m256 r2 = load_halves(p + 2 * rs, 4 * rs), r3 = load_halves(p + 3 * rs, 4 * rs);
+    __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
+    __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+    __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
+    __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+    to[0].v[h] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+    to[1].v[h] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+    to[2].v[h] = _mm256_castpd_ps(_mm256_unpacklo_pd(c, d));
+    to[3].v[h] = _mm256_castpd_ps(_mm256_unpackhi_pd(c, d));
+  }
+}
+FNN_INLINE void load_columns(const double* p, i64 rs, Vec<double>* to) {
+  for (int h = 0; h < 2; h++, p += 4 * rs) {
+    __m256d even = load_halves(p, 2 * rs), odd = load_halves(p + rs, 2 * rs);
+    to[0].v[h] = _mm256_unpacklo_pd(even, odd);
+    to[1].v[h] = _mm256_unpackhi_pd(even, odd);
+  }
+}
+
 #define FNN_FOLD(name, op)                                                             \
   FNN_INLINE float name(Vec<float> v) {                                                \
     __m256 a = _mm256_##op##_ps(v.v[0], v.v[1]);                                       \

@@ -202,6 +202,34 @@ FNN_INLINE Vec<double> lookup(const double* table, IntVec<double> i) {
   return {_mm512_permutex2var_pd(_mm512_loadu_pd(table), i.v, _mm512_loadu_pd(table + 8))};
 }
 
+// Quarters of the register from p, p + rs, ...
+FNN_INLINE __m512 load_quarters(const float* p, i64 rs) {
+  __m256 lo = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + rs), 1);
+  p += 2 * rs;
+  __m256 hi = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + rs), 1);
+  return _mm512_insertf32x8(_mm512_castps256_ps512(lo), hi, 1);
+}
+FNN_INLINE __m512d load_quarters(const double* p, i64 rs) {
+  return _mm512_castps_pd(load_quarters(reinterpret_cast<const float*>(p), 2 * rs));
+}
+FNN_INLINE void load_columns(const float* p, i64 rs, Vec<float>* to) {
+  __m512 r0 = load_quarters(p, 4 * rs), r1 = load_quarters(p + rs, 4 * rs);
+  __m512 r2 = load_quarters(p + 2 * rs, 4 * rs), r3 = load_quarters(p + 3 * rs, 4 * rs);
+  __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1));
+  __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+  __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1));
+  __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+  to[0] = {_mm512_castpd_ps(_mm512_unpacklo_pd(a, b))};
+  to[1] = {_mm512_castpd_ps(_mm512_unpackhi_pd(a, b))};
+  to[2] = {_mm512_castpd_ps(_mm512_unpacklo_pd(c, d))};
+  to[3] = {_mm512_castpd_ps(_mm512_unpackhi_pd(c, d))};
+}
+FNN_INLINE void load_columns(const double* p, i64 rs, Vec<double>* to) {
+  __m512d even = load_quarters(p, 2 * rs), odd = load_quarters(p + rs, 2 * rs);
+  to[0] = {_mm512_unpacklo_pd(even, odd)};
+  to[1] = {_mm512_unpackhi_pd(even, odd)};
+}
+
 // The fold is spelled out since _mm512_reduce_* leaves the order to the compiler.
 #define FNN_FOLD(name, op)                                                                 \
   FNN_INLINE float name(Vec<float> v) {                                                    \

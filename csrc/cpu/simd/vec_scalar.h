@@ -196,6 +196,13 @@ template <class T> FNN_INLINE Vec<T> scale(Vec<T> a, Vec<T> k) {
   return a * power_of_two(half) * power_of_two(k - half);
 }
 
+template <class T> FNN_INLINE void load_columns(const T* p, i64 rs, Vec<T>* to) {
+  constexpr int side = Vec<T>::lanes / 4;
+  for (int i = 0; i < Vec<T>::lanes; i++) {
+    for (int t = 0; t < side; t++) to[t].v[i / side][i % side] = p[i * rs + t];
+  }
+}
+
 template <class T> FNN_INLINE Vec<T> lookup(const T* table, IntVec<T> i) {
   constexpr int per_quarter = Vec<T>::lanes / 4;
   T found[Vec<T>::lanes];
