@@ -144,7 +144,7 @@ def kernel_call(op, arguments, repeats):
         if field.name in arguments:  # a recorded op reads them where they lie
             dtype = np.float64 if field.kind == "SCALAR" else np.int64
             arguments = arguments | {field.name: np.array(arguments[field.name], dtype)}
-    plan = fastnn._core.Plan()
+    plan = fastnn._core.Plan(fastnn._core.Arena())
     with plan:
         bound(getattr(fastnn.ops, op), op, arguments)()
     return partial(plan.run, [], count=repeats)

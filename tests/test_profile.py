@@ -25,7 +25,7 @@ def recorded(op, arguments):
         if field.name in arguments:
             dtype = np.float64 if field.kind == "SCALAR" else np.int64
             arguments[field.name] = np.array(arguments[field.name], dtype)
-    plan = _core.Plan()
+    plan = _core.Plan(_core.Arena())
     with plan:
         written = execute(getattr(ops, op), op, arguments)
     return plan, written
@@ -49,7 +49,7 @@ def test_bytes_are_those_of_the_arrays(op, dtype):
 def test_flops_are_those_of_products():
     a, b = np.ones((3, 5), np.float32), np.ones((5, 7), np.float32)
     at, bt = a.T.copy(), b.T.copy()
-    plan = _core.Plan()
+    plan = _core.Plan(_core.Arena())
     with plan:
         ops.matmul(a, b)
         ops.matmul(at, b, transpose_a=True)
@@ -63,7 +63,7 @@ def test_flops_are_those_of_products():
 
 def test_names_tell_shapes():
     x, labels = np.ones((3, 5), np.float32), np.zeros(3, np.int64)
-    plan = _core.Plan()
+    plan = _core.Plan(_core.Arena())
     with plan:
         ops.batch_norm(x)
         ops.batch_norm(np.ones((3, 5, 4), np.float32))
@@ -112,12 +112,12 @@ def test_a_fused_product_counts_the_optimizer_but_no_gradient():
 
 def test_epilogues_count_what_a_product_has_not():
     x, y = data(64)
-    model = fnn.Sequential(fnn.Linear(20, 8), fnn.ReLU(), fnn.Linear(8, 5))
+    model = fnn.Sequential(fnn.Linear(20, 200), fnn.ReLU(), fnn.Linear(200, 5))
     work = {stage.name: stage for stage in trainer(model).profile(x, y, batch_size=64, n=1)}
-    gated = work["matmul + relu_backward 64x5x8 b.T"]
-    assert gated.bytes == 4 * (64 * 5 + 5 * 8 + 2 * 64 * 8)  # factors, gradient, gate
-    summed = work["matmul + column_sum 8x64x5 a.T"]
-    assert summed.bytes == 4 * (8 * 64 + 64 * 5 + 8 * 5 + 5)  # factors, gradient, sum
+    gated = work["matmul + relu_backward 64x5x200 b.T"]
+    assert gated.bytes == 4 * (64 * 5 + 5 * 200 + 2 * 64 * 200)  # factors, gradient, gate
+    summed = work["matmul + column_sum 200x64x5 a.T"]
+    assert summed.bytes == 4 * (200 * 64 + 64 * 5 + 200 * 5 + 5)  # factors, gradient, sum
 
 
 def test_a_fused_norm_is_left_by_the_stages():
