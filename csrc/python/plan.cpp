@@ -52,13 +52,16 @@ class InUse {
   std::atomic<bool>* busy_;
 };
 
+struct PyArena {
+  std::shared_ptr<Arena> memory = std::make_shared<Arena>();
+};
+
 struct PyPlan {
   Recorder state;
   std::vector<py::array> placeholders;  // of the plan's inputs
   std::atomic<bool> busy{false};
 
-  explicit PyPlan(std::shared_ptr<Arena> arena)
-      : state{std::make_shared<Plan>(std::move(arena)), py::list()} {}
+  explicit PyPlan(const PyArena& arena) : state{std::make_shared<Plan>(arena.memory), py::list()} {}
 
   PyPlan& enter() {
     if (recorder) throw std::runtime_error("Plan: another plan is being recorded on this thread");
@@ -273,13 +276,13 @@ void add_plan(py::module_& m) {
       .def_property_readonly("step", view_of("float64", &PyClock::step),
                              "Number of the update at hand, float64.")
       .def_property_readonly("lr", view_of("float64", &PyClock::lr), "Learning rate, float64.");
-  py::class_<Arena, std::shared_ptr<Arena>>(m, "Arena",
-                                            "Memory of plans that never run at the same time.")
+  py::class_<PyArena>(m, "Arena", "Memory of plans that never run at the same time.")
       .def(py::init<>())
-      .def_property_readonly("bytes", &Arena::bytes, "Its size.");
+      .def_property_readonly(
+          "bytes", [](const PyArena& a) { return a.memory->bytes(); }, "Its size.");
   py::class_<PyPlan>(m, "Plan",
                      "A list of op calls: recorded inside `with plan:`, replayed by run().")
-      .def(py::init<std::shared_ptr<Arena>>(), py::arg("arena"))
+      .def(py::init<const PyArena&>(), py::arg("arena"))
       .def("__enter__", &PyPlan::enter, py::return_value_policy::reference_internal)
       .def("__exit__", &PyPlan::exit)
       .def("input", &PyPlan::input, py::arg("shape"), py::arg("dtype"),
