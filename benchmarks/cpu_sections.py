@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -382,13 +383,58 @@ def busy_cores() -> Iterator[None]:
             process.wait()
 
 
+def epochs(bench: Bench) -> Iterator[Row]:
+    """Epochs from uint8 images, shuffling and conversion included."""
+    data = training_data(bench.quick)
+    for batch in (128, 1000):
+        model = curve.network(curve.SIZES, False, scale=1 / 255)
+        trainer = fnn.Trainer(model, loss=fnn.CrossEntropy(), optimizer=fnn.Adam(lr=curve.LR))
+        fit = partial(trainer.fit, data.x_train, data.y_train, batch_size=batch, progress=False)
+        loops = {"fastnn": fit}
+        if "torch" in installed("torch"):
+            loops["torch"] = torch_epoch(data.x_train, data.y_train, batch)
+        name = f"epoch of {len(data.x_train)} uint8 images, batch {batch}"
+        yield against_peers(name, bench.time(loops, 1.0), 1.0)
+
+
+def torch_epoch(images: Any, labels: Any, batch: int) -> Callable[[], object]:
+    """The loop that one writes by hand: a permutation, and rows of the data by index."""
+    import torch  # not at the top: it is optional
+
+    torch.set_num_threads(fnn.get_num_threads())
+    layers: list[Any] = []
+    for inputs, outputs in pairwise(curve.SIZES):
+        layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers[:-1])
+    adam = torch.optim.Adam(model.parameters(), lr=curve.LR, fused=True)
+    x, y = torch.tensor(images), torch.tensor(labels, dtype=torch.long)
+
+    def epoch() -> None:
+        for rows in torch.randperm(len(x)).split(batch):
+            adam.zero_grad(set_to_none=True)
+            pred = model(x[rows].to(torch.float32).mul_(1 / 255))
+            torch.nn.functional.cross_entropy(pred, y[rows]).backward()
+            adam.step()
+
+    return epoch
+
+
+def training_data(quick: bool) -> datasets.Dataset:
+    """MNIST from the folder FASTNN_DATA, else generated samples of its shape."""
+    folder = os.environ.get("FASTNN_DATA")
+    if quick or not folder:
+        return datasets.generated(2000 if quick else 60_000)
+    return datasets.mnist(folder)
+
+
 def memory(bench: Bench) -> Iterator[Row]:
     """By how much a process grows that trains an epoch, against what it cannot do without."""
-    for batch in (128,) if bench.quick else (128, 10_000):
+    for batch in (128,) if bench.quick else (128, 1000, 10_000):
         grown, needed = in_new_process(f"training_memory({batch}, {bench.quick})")
         unit = f"x {needed / 1e6:.1f} MB of weights, moments and activations"
-        facts = {"grown_bytes": grown, "needed_bytes": needed}
-        yield Row(f"epoch with batch norm, batch {batch}", {}, grown / needed, unit, facts=facts)
+        goal, facts = Goal(1.3, unit, most=True), {"grown_bytes": grown, "needed_bytes": needed}
+        name = f"memory of an epoch with batch norm, batch {batch}"
+        yield Row(name, {}, grown / needed, unit, goal, facts=facts)
 
 
 def in_new_process(call: str) -> list[int]:
@@ -408,19 +454,25 @@ def in_new_process(call: str) -> list[int]:
 
 def training_memory(batch: int, quick: bool) -> tuple[int, int]:
     """Bytes that an epoch adds to the process at most, and those of what it works on."""
-    folder = os.environ.get("FASTNN_DATA")
-    data = datasets.mnist(folder) if folder and not quick else datasets.generated(2000)
+    data = training_data(quick)
+    train(data.x_train[:256], data.y_train[:256], 128, (784, 16, 10))  # code is no data
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = status_bytes("VmRSS")
-    model, adam = curve.network(curve.SIZES, True, scale=1 / 255), fnn.Adam(lr=curve.LR)
-    trainer = fnn.Trainer(model, loss=fnn.CrossEntropy(), optimizer=adam)
-    trainer.fit(data.x_train, data.y_train, batch_size=batch, progress=False)
+    model = train(data.x_train, data.y_train, batch, curve.SIZES)
     grown = status_bytes("VmHWM") - before
     weights = sum(array.size for _, array in model.named_parameters())
     inputs, *hidden, outputs = curve.SIZES
     activations = batch * (inputs + 2 * sum(hidden) + outputs)  # batch norm keeps its input
     return grown, 4 * (3 * weights + activations)
+
+
+def train(x: Any, y: Any, batch: int, sizes: Sequence[int]) -> fnn.Sequential:
+    """A network with batch norm after an epoch."""
+    model, adam = curve.network(sizes, True, scale=1 / 255), fnn.Adam(lr=curve.LR)
+    trainer = fnn.Trainer(model, loss=fnn.CrossEntropy(), optimizer=adam)
+    trainer.fit(x, y, batch_size=batch, progress=False)
+    return model
 
 
 def status_bytes(name: str) -> int:
@@ -435,5 +487,6 @@ SECTIONS = {
     "calls": calls,
     "bf16": bf16,
     "busy": busy,
+    "epochs": epochs,
     "memory": memory,
 }

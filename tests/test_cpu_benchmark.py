@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SECTIONS = ("ops", "networks", "calls", "bf16", "busy", "memory")
+SECTIONS = ("ops", "networks", "calls", "bf16", "busy", "epochs", "memory")
 TIMED = SECTIONS[:-1]
 
 pytest.importorskip("threadpoolctl")
