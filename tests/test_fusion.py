@@ -169,6 +169,51 @@ def test_epilogues_have_the_same_bits_for_any_threads_and_level():
     assert len(found) == 1
 
 
+# ---- bytes -----------------------------------------------------------------------------------
+
+
+def of_bytes(kind=fnn.Sequential, hidden=33, precision="float32", first=None):
+    layers = [fnn.Rescaling(1 / 255, -0.3)] + ([] if first is None else [first])
+    layers += [fnn.Linear(20, hidden), fnn.ReLU(), fnn.Linear(hidden, 5)]
+    return trainer(kind(*layers), precision=precision)
+
+
+def images(n):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (n, 20), np.uint8), rng.integers(0, 5, n)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
+@pytest.mark.parametrize("hidden", [2, 33, 500])
+@pytest.mark.parametrize("batch", [1, 5, 64, 300, 1000])
+def test_bytes_are_rescaled_in_the_products(batch, hidden, precision, monkeypatch):
+    x, y = images(batch)
+    made = []
+    monkeypatch.setattr("fastnn.trainer.Native", recording(made))
+    ours = of_bytes(hidden=hidden, precision=precision)
+    separate = of_bytes(Plain, hidden, precision)
+    assert_array_equal(ours.predict(x), separate.predict(x))
+    made.clear()
+    losses = [separate.step(x, y) for _ in range(3)]
+    made.clear()
+    assert_array_equal(ours.steps(x, y, batch_size=batch, n=3), losses)
+    assert fingerprint(ours) == fingerprint(separate)
+    assert "rescale" not in made[-1].stages
+    assert sum(stage.startswith("rescale + matmul") for stage in made[-1].stages) == 2
+
+
+def test_bytes_for_another_layer_are_rescaled_before(monkeypatch):
+    x, y = images(64)
+    made = []
+    monkeypatch.setattr("fastnn.trainer.Native", recording(made))
+    ours, separate = of_bytes(first=fnn.BatchNorm(20)), of_bytes(Plain, first=fnn.BatchNorm(20))
+    losses = [separate.step(x, y), separate.step(x, y)]
+    made.clear()
+    assert [ours.step(x, y), ours.step(x, y)] == losses
+    assert fingerprint(ours) == fingerprint(separate)
+    assert "rescale" in made[-1].stages
+
+
 class Tied(fnn.Layer):
     """x @ w @ w, so that the weight is read again after a part of its gradient is known."""
 

@@ -90,29 +90,54 @@ struct Update {
   }
 };
 
-// The relu_backward of a matmul's result, if that is the first to touch it; 0 if there is none.
+// The relu_backward of a matmul's result, if that is the first to touch it.
 size_t gate_of(const std::vector<Call>& calls, size_t c) {
   const auto p = product_of(calls[c]);
-  if (calls[c].op->id != op_matmul || p.bias || p.activation >= 0 || p.preactivation) return 0;
+  if (calls[c].op->id != op_matmul || p.bias || p.activation >= 0 || p.preactivation)
+    return Stage::kNone;
   const char* y = reinterpret_cast<const char*>(p.y);
   const Range result{y, y + p.m * p.n * item(calls[c])};
   size_t next = c + 1;
   while (next < calls.size() && !touches(calls[next], result, true)) next++;
-  if (next == calls.size() || calls[next].op->id != op_relu_backward) return 0;
+  if (next == calls.size() || calls[next].op->id != op_relu_backward) return Stage::kNone;
   const auto g = arguments<relu_backward_args<float>>(calls[next]);
-  return g.dy == p.y && g.dx == p.y && g.n == p.m * p.n && calls[next].f64 == calls[c].f64 ? next
-                                                                                           : 0;
+  const bool same = g.dy == p.y && g.dx == p.y && g.n == p.m * p.n;
+  return same && calls[next].f64 == calls[c].f64 ? next : Stage::kNone;
 }
 
-// The column_sum of a matmul's right factor, if that is the next call; 0 if not.
+// The column_sum of a matmul's right factor, if that is the next call.
 size_t sum_of(const std::vector<Call>& calls, size_t c) {
-  if (c + 1 == calls.size() || calls[c].op->id != op_matmul) return 0;
+  if (c + 1 == calls.size() || calls[c].op->id != op_matmul) return Stage::kNone;
   const auto p = product_of(calls[c]);
   const auto s = arguments<column_sum_args<float>>(calls[c + 1]);
   const bool same = p.m >= kSumRows && calls[c + 1].op->id == op_column_sum &&
                     calls[c + 1].f64 == calls[c].f64 && s.x == p.b && s.n == p.k && s.c == p.n &&
                     p.b_rs == p.n && p.b_cs == 1;
-  return same ? c + 1 : 0;
+  return same ? c + 1 : Stage::kNone;
+}
+
+// Whether a matmul can rescale bytes that lie as its left factor does.
+bool takes_bytes(const Call& call, const rescale_args<float>& r, bool f64) {
+  if (call.op->id != op_matmul || call.f64 != f64) return false;
+  const auto p = product_of(call);
+  return p.a == r.y && p.b != r.y && p.m * p.k == r.n &&
+         ((p.a_cs == 1 && p.a_rs == p.k) || (p.a_rs == 1 && p.a_cs == p.m));
+}
+
+// The matmuls that read what a rescale call writes, if nobody else does.
+std::vector<size_t> readers_of(const std::vector<Call>& calls, size_t rescale) {
+  std::vector<size_t> readers;
+  if (calls[rescale].op->id != op_rescale) return readers;
+  const auto r = arguments<rescale_args<float>>(calls[rescale]);
+  const char* y = reinterpret_cast<const char*>(r.y);
+  const Range result{y, y + r.n * item(calls[rescale])};
+  for (size_t c = rescale + 1; c < calls.size(); c++) {
+    const bool reads = touches(calls[c], result, false), writes = touches(calls[c], result, true);
+    if (reads && !takes_bytes(calls[c], r, calls[rescale].f64)) return {};
+    if (reads) readers.push_back(c);
+    if (writes && !reads) break;  // the memory is used for something else from here on
+  }
+  return readers;
 }
 
 // Elements begin..begin + count of a call's arrays; the gradient from `grad`, unless null.
@@ -135,12 +160,21 @@ Call norm_of(const Call& whole, const void* x, i64 count, char* to) {
   return call;
 }
 
-Call with_epilogues(const Stage& stage, const std::vector<Call>& calls) {
-  static const int gate = all_ops()[op_matmul].find("gate")->slot;
-  static const int b_sum = all_ops()[op_matmul].find("b_sum")->slot;
+// The call at which a stage is, with what it does besides.
+Call whole_call(const Stage& stage, const std::vector<Call>& calls) {
   Call call = calls[stage.at];
-  if (stage.gate) call.slots[gate].p = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
-  if (stage.sum) call.slots[b_sum].p = arguments<column_sum_args<float>>(calls[stage.sum]).y;
+  auto fuse = [&](const char* field) -> const void*& {
+    return call.slots[call.op->find(field)->slot].p;
+  };
+  if (stage.rescale != Stage::kNone) {
+    const Call& rescale = calls[stage.rescale];
+    fuse("a_bytes") = arguments<rescale_args<float>>(rescale).x;
+    fuse("a_scale") = &rescale.slots[rescale.op->find("scale")->slot].d;
+  }
+  if (stage.gate != Stage::kNone)
+    fuse("gate") = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
+  if (stage.sum != Stage::kNone)
+    fuse("b_sum") = arguments<column_sum_args<float>>(calls[stage.sum]).y;
   return call;
 }
 
@@ -159,13 +193,14 @@ template <class T>
 void run_product(const Stage& stage, const std::vector<Call>& calls, char* scratch, char* norms,
                  const Team& team) {
   const Call& update = calls[stage.update];
-  const auto whole = arguments<matmul_args<T>>(calls[stage.at]);
+  const auto whole = arguments<matmul_args<T>>(whole_call(stage, calls));
   const ProductScratch size(stage, calls);
   char* rows = scratch + team.rank * size.bytes();
   share(team, (whole.m + stage.count - 1) / stage.count, [&](i64 task) {
     const i64 first = task * stage.count;
     auto p = whole;
     p.a += first * whole.a_rs;
+    if (p.a_bytes) p.a_bytes += first * whole.a_rs;
     p.m = std::min(stage.count, whole.m - first);
     p.y = reinterpret_cast<T*>(rows);
     p.scratch = rows + size.rows;
@@ -177,6 +212,10 @@ void run_product(const Stage& stage, const std::vector<Call>& calls, char* scrat
     }
     run_call(part_of(update, stage.begin + first * p.n, count, p.y), p.scratch, kAlone);
   });
+}
+
+Stage part(size_t call, i64 begin, i64 count, i64 norm) {
+  return {.work = Stage::part, .at = call, .begin = begin, .count = count, .norm = norm};
 }
 
 // Of parts: the root of the sum of their squares.
@@ -193,14 +232,19 @@ template <class T> void total(const Call& norm, const char* norms, i64 count) {
 std::vector<Stage> stages_of(const std::vector<Call>& calls, size_t commit) {
   std::vector<Stage> stages;
   std::vector<bool> done(calls.size());
+  std::vector<size_t> rescales(calls.size(), Stage::kNone);
   for (size_t c = 0; c < calls.size(); c++) {
     if (done[c]) continue;
+    const std::vector<size_t> readers = readers_of(calls, c);
+    for (size_t reader : readers) rescales[reader] = c;
+    if (!readers.empty()) continue;
     Stage stage;
     stage.at = c;
+    stage.rescale = rescales[c];
     if (c < commit) {
       stage.gate = gate_of(calls, c), stage.sum = sum_of(calls, c);
       for (size_t other : {stage.gate, stage.sum})
-        if (other) done[other] = true;
+        if (other != Stage::kNone) done[other] = true;
     }
     stages.push_back(stage);
   }
@@ -220,8 +264,8 @@ std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit) {
     if (c >= commit) break;
     if (update.fuses(c)) {
       const auto p = product_of(calls[c]);
-      if (stage.sum) stages.push_back({Stage::call, stage.sum});
-      stage.sum = 0;
+      if (stage.sum != Stage::kNone) stages.push_back({Stage::call, stage.sum});
+      stage.sum = Stage::kNone;
       stage.work = Stage::product;
       stage.update = update.at;
       stage.begin = (reinterpret_cast<char*>(p.y) - update.grad) / item(calls[c]);
@@ -239,10 +283,10 @@ std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit) {
     i64 begin = 0;
     for (auto [next, end] : fused) {
       if (begin < next && (norm || c == update.at))
-        stages.push_back({Stage::part, c, 0, 0, 0, begin, next - begin, norm ? norms++ : -1});
+        stages.push_back(part(c, begin, next - begin, norm ? norms++ : -1));
       begin = end;
     }
-    if (norm) stages.push_back({Stage::total_norm, c, 0, 0, 0, 0, 0, norms});
+    if (norm) stages.push_back({.work = Stage::total_norm, .at = c, .norm = norms});
     if (!norm && c != update.at) stages.push_back({Stage::call, c});
   }
   return stages;
@@ -256,9 +300,16 @@ i64 norms(const std::vector<Stage>& stages) {
 
 std::string describe(const Stage& stage, const std::vector<Call>& calls) {
   std::string name = calls[stage.at].op->name;
+  if (stage.rescale != Stage::kNone) name = "rescale + " + name;
   for (size_t other : {stage.gate, stage.sum, stage.update})
-    if (other) name += " + " + calls[other].op->name;
+    if (other != Stage::kNone) name += " + " + calls[other].op->name;
   return name;
+}
+
+// Bytes that a left factor would take more in its calls' type.
+static i64 widened(const Stage& stage, const std::vector<Call>& calls) {
+  if (stage.rescale == Stage::kNone) return 0;
+  return arguments<rescale_args<float>>(calls[stage.rescale]).n * (item(calls[stage.at]) - 1);
 }
 
 Work work(const Stage& stage, const std::vector<Call>& calls) {
@@ -273,12 +324,14 @@ Work work(const Stage& stage, const std::vector<Call>& calls) {
     case Stage::product: {
       const i64 elements = product_of(call).m * product_of(call).n;
       const Call update = part_of(calls[stage.update], stage.begin, elements, nullptr);
-      return {name + shape_text(call), flops(call), bytes(call, {"y"}) + bytes(update, {"grad"})};
+      const i64 moved = bytes(call, {"y"}) + bytes(update, {"grad"});
+      return {name + shape_text(call), flops(call), moved - widened(stage, calls)};
     }
     default: {
-      i64 moved = bytes(call);  // epilogues find what is the product's in registers
-      if (stage.gate) moved += bytes(calls[stage.gate], {"dy", "dx"});
-      if (stage.sum) moved += bytes(calls[stage.sum], {"x"});
+      // Epilogues find what is the product's in registers.
+      i64 moved = bytes(call) - widened(stage, calls);
+      if (stage.gate != Stage::kNone) moved += bytes(calls[stage.gate], {"dy", "dx"});
+      if (stage.sum != Stage::kNone) moved += bytes(calls[stage.sum], {"x"});
       return {name + shape_text(call), flops(call), moved};
     }
   }
@@ -311,8 +364,7 @@ void run_stage(const Stage& stage, const std::vector<Call>& calls, char* scratch
   char* place = norms + stage.norm * item(call);
   switch (stage.work) {
     case Stage::call:
-      if (stage.gate || stage.sum) return run_call(with_epilogues(stage, calls), scratch, team);
-      return run_call(call, scratch, team);
+      return run_call(stage.alone() ? call : whole_call(stage, calls), scratch, team);
     case Stage::product:
       return call.f64 ? run_product<double>(stage, calls, scratch, norms, team)
                       : run_product<float>(stage, calls, scratch, norms, team);

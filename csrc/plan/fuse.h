@@ -1,8 +1,8 @@
-// A step as stages: its calls, some of them fused. A product does the relu_backward of its result
-// and the column_sum of its factor on the way. And a weight's gradient is fused with the optimizer:
-// the product computes some rows of it into a buffer that stays in cache, the optimizer updates the
-// weight by them, and the gradient never reaches memory. Every element gets the bits that the calls
-// give one after the other.
+// A step as stages: its calls, some of them fused. A product does the rescale of its left factor,
+// the relu_backward of its result and the column_sum of its right factor on the way. And a weight's
+// gradient is fused with the optimizer: the product computes some rows of it into a buffer that
+// stays in cache, the optimizer updates the weight by them, and the gradient never reaches memory.
+// Every element gets the bits that the calls give one after the other.
 #pragma once
 #include <vector>
 
@@ -17,14 +17,18 @@ struct Stage {
     product,     // rows of a gradient and the update by them, in turn
     total_norm,  // of the gradient, from the norms that the stages before have left
   };
+  static constexpr size_t kNone = ~size_t{0};
+
   Work work = call;
-  size_t at = 0;      // the call
-  size_t update = 0;  // product: the optimizer's call
-  size_t gate = 0;    // the relu_backward, and
-  size_t sum = 0;     // the column_sum that a matmul does as well; 0 for none
-  i64 begin = 0;      // part, product: first element
-  i64 count = 0;      // part: elements; product: rows at a time
-  i64 norm = -1;      // where norms of parts go or come from, unless nobody asks
+  size_t at = 0;           // the call
+  size_t update = kNone;   // product: the optimizer's call
+  size_t rescale = kNone;  // calls that a matmul does as well
+  size_t gate = kNone;     // relu_backward
+  size_t sum = kNone;      // column_sum
+  bool alone() const { return rescale == kNone && gate == kNone && sum == kNone; }
+  i64 begin = 0;  // part, product: first element
+  i64 count = 0;  // part: elements; product: rows at a time
+  i64 norm = -1;  // where norms of parts go or come from, unless nobody asks
 };
 
 // The stages of all calls, of which the ones from `commit` on change the model.

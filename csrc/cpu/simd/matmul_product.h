@@ -77,6 +77,22 @@ template <class T, bool kPairs> struct Product {
     return vecs;
   }
 
+  // A tile of a left factor of bytes; rows or columns are kept as they are.
+  View<T> rescale_left(i64 row, i64 k0, i64 rows, i64 terms, T* to) const {
+    const bool by_column = left.rs == 1 && left.cs != 1;
+    const i64 across = by_column ? rows : terms, down = by_column ? terms : rows;
+    const i64 stride = count_vecs<T>(across) * kLanes<T>, step = by_column ? left.cs : left.rs;
+    const Vec<T> scale = set1(T(a.a_scale[0])), offset = set1(T(a.a_scale[1]));
+    const u8* from = a.a_bytes + row * left.rs + k0 * left.cs;
+    for (i64 i = 0; i < down; i++, from += step) {
+      for (i64 j = 0; j < across; j += kLanes<T>) {
+        const Vec<T> x = widen_u8_n<T>(from + j, least(kLanes<T>, across - j));
+        store(to + i * stride + j, fma(x, scale, offset));
+      }
+    }
+    return by_column ? View<T>{to, 1, stride} : View<T>{to, stride, 1};
+  }
+
   // A tile of the left factor in pairs; rows or columns are kept as they are.
   View<T> pair_left(View<T> from, i64 rows, i64 terms) const {
     const bool by_column = from.rs == 1 && from.cs != 1;
@@ -223,8 +239,12 @@ template <class T, bool kPairs> struct Product {
         const i64 row = tile_row(t), rows = tile_row(t + 1) - row;
         Tile<T> tile{left.at(row, k0), {}, nullptr, result_rs, terms, 0, k0 > 0};
         if constexpr (kPairs) {
+          alignas(64) T rescaled[kTerms * 16];
+          if (a.a_bytes) tile.left = rescale_left(row, k0, rows, terms, rescaled);
           tile.left = pair_left(tile.left, rows, terms);
           tile.terms = (terms + 1) / 2;
+        } else if (a.a_bytes) {
+          tile.left = rescale_left(row, k0, rows, terms, left_tile);
         }
         for (i64 j = j0; j < j1; j += tile.columns) {
           const i64 vecs = how == kTransposing ? kNarrow<T> : tile_vecs(j1 - j);
@@ -233,7 +253,7 @@ template <class T, bool kPairs> struct Product {
           tile.right =
               how == kInBlock ? View<T>{block + (j - j0) * tile.terms, width, 1} : right.at(k0, j);
           tile.out = result + (transposed ? (row - first_row) * result_rs + j - j0 : row * n + j);
-          if (t + 1 < t1 && terms > kFewTerms) {
+          if (t + 1 < t1 && terms > kFewTerms && !a.a_bytes) {
             fetch(left.at(row + rows, k0), rows, terms, j - j0, end - j0, j1 - j0);
           }
           const auto f = how == kTransposing ? find_transposing_tile<T>(rows)
@@ -280,7 +300,7 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
 template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
   if (a.m == 0 || a.n == 0) return;
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
-  const Product<T, kPairs> p(a, better_transposed(a), team, size);
+  const Product<T, kPairs> p(a, !a.a_bytes && better_transposed(a), team, size);
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
   const bool tall = p.m >= p.n && p.row_tiles >= 8 * team.size;
   if (kPairs ? p.m > p.n : tall && !p.transposed) {
