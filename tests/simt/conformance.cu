@@ -1,11 +1,13 @@
 // Every wrapper of csrc/cuda/simt.cuh on small inputs with known answers. Compiles with g++ for the
 // emulator and with nvcc for a GPU, where it tells whether the PTX does what the emulator assumes:
-//   nvcc -std=c++20 -gencode arch=compute_90a,code=sm_90a -I csrc/cuda -I tests/simt
-//        -o conformance tests/simt/conformance.cu && ./conformance
+//   nvcc -std=c++20 -gencode arch=compute_90a,code=sm_90a -I csrc -I csrc/cuda
+//        -I tests/simt -o conformance tests/simt/conformance.cu && ./conformance
 // Inputs are multiples of 1/64 of at most 4, so sums of products are exact in any order.
+#include <algorithm>
 #include <utility>
 
 #include "harness.h"
+#include "reduce.cuh"
 
 namespace {
 
@@ -75,6 +77,35 @@ void test_atomics() {
   OK(simt::launch(atomics_kernel, dim3(4), dim3(64), 0, nullptr, y.get(), sum.get()));
   check_exact("atomics", y, {768, 63, 7, 256 % 10, 1});
   check_exact("atomic float addition", sum, {128});
+}
+
+__global__ void reductions_kernel(const double* x, double* partial, unsigned* counter, double* y) {
+  const double mine = x[blockIdx.x * 128 + threadIdx.x];
+  const double of_eight = warp_sum<8>(mine), most = warp_max(mine);
+  if (blockIdx.x == 0 && threadIdx.x == 13) y[1] = of_eight;
+  if (blockIdx.x == 0 && threadIdx.x == 40) y[2] = most;
+  const double sum = block_sum<128>(mine);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+  if (!is_last_block(counter, gridDim.x)) return;
+  if (threadIdx.x != 0) return;
+  double total = 0;
+  for (unsigned b = 0; b < gridDim.x; b++) total += partial[b];
+  y[0] = total;
+}
+void test_reductions() {
+  const std::vector<double> x = grid_values<double>(4 * 128, 7);
+  Device<double> dx(x), partial(4), y(3);
+  Device<unsigned> counter(std::vector<unsigned>(1, 0));
+  for (int launch = 0; launch < 2; launch++) {
+    OK(simt::launch(reductions_kernel, dim3(4), dim3(128), 0, nullptr, dx.get(), partial.get(),
+                    counter.get(), y.get()));
+  }
+  std::vector<double> expected(3);
+  for (double v : x) expected[0] += v;
+  for (int i = 8; i < 16; i++) expected[1] += x[i];
+  expected[2] = *std::max_element(x.begin() + 32, x.begin() + 64);
+  check_exact("sums of warps and blocks, last block", y, expected);
+  check_exact("the last block resets its counter", counter, {0});
 }
 
 // ---- launches, barriers --------------------------------------------------------------------
@@ -432,6 +463,7 @@ bool has_sm90() {
 int main() {
   test_shuffles();
   test_atomics();
+  test_reductions();
   test_launch_errors();
   test_barriers();
   test_cp_async();

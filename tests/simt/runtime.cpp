@@ -89,7 +89,7 @@ extern "C" {
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = emu::allocate(bytes);
   if (!*p) return cudaErrorMemoryAllocation;
-  memset(*p, 0xFF, bytes);
+  if (bytes) memset(*p, 0xFF, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* p) {
@@ -97,7 +97,7 @@ cudaError_t cudaFree(void* p) {
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
-  memcpy(to, from, bytes);
+  if (bytes) memcpy(to, from, bytes);  // not of null pointers
   emu::race::initialised(to, bytes);
   return cudaSuccess;
 }

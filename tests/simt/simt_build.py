@@ -1,5 +1,5 @@
 """Builds the programs of tests/simt with g++, in three ways. An object is made again when its
-source or any header is newer. As a script: python build.py FOLDER [PROGRAM] [BUILD]."""
+source or any header is newer. As a script: python simt_build.py FOLDER [PROGRAM] [BUILD]."""
 
 import os
 import platform
@@ -25,7 +25,7 @@ BUILDS = ("plain", "asan", "race")
 COMMON = [
     "-std=c++20",
     "-O2",
-    "-g",
+    "-g1",
     "-ffp-contract=off",
     "-Wall",
     "-Wextra",
@@ -43,13 +43,25 @@ SANITIZERS = {
     "race": ["-fsanitize=thread", "-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"],
 }
 
+# The CPU's kernels that those of csrc/cuda are compared with.
+CPU = [
+    "csrc/core/matmul_plan.cpp",
+    "csrc/cpu/activations.cpp",
+    "csrc/cpu/column_sum.cpp",
+    "csrc/cpu/gradients.cpp",
+    "csrc/cpu/matmul.cpp",
+    "csrc/cpu/optimizers.cpp",
+    "csrc/cpu/softmax_cross_entropy.cpp",
+]
+CPU_FLAGS = ["-DFNN_ISA=scalar", '-DFNN_VEC_HEADER="vec_scalar.h"', "-fno-math-errno"]
+
 
 def sources(program):
     """The files of a program besides the emulator, from the root of the repository."""
     if program == "demos":
         return ["tests/simt/demos.cpp", *relative("tests/simt/kernels/*.cu")]
     if program == "ops":
-        return ["tests/simt/ops.cpp", *relative("csrc/cuda/*.cu")]
+        return ["tests/simt/ops.cpp", *relative("csrc/cuda/*.cu"), *CPU]
     return [f"tests/simt/{program}.cu"]
 
 
@@ -88,6 +100,9 @@ def newest_header():
 
 def compile_command(source, build):
     """The flags for one file: kernels are instrumented, the emulator is not."""
+    if source in CPU:
+        flags = [*COMMON, *CPU_FLAGS, *native_flags()]
+        return ["g++", *flags, "-c", str(ROOT / source)]
     is_kernel = source.endswith(".cu")
     includes = ["tests/simt", "csrc/cuda", "csrc"]
     instrumented = is_kernel or build == "asan"
@@ -110,8 +125,10 @@ def make(folder, program, build, workers=2):
     """The path of the program, built where needed."""
     emulator = EMULATOR + (["race", "hooks"] if build == "race" else [])
     files = [f"tests/simt/{name}.cpp" for name in emulator] + sources(program)
-    objects = {file: folder / build / (file.replace("/", "_") + ".o") for file in files}
-    (folder / build).mkdir(parents=True, exist_ok=True)
+    kinds = {file: "cpu" if file in CPU else build for file in files}
+    objects = {file: folder / kinds[file] / (file.replace("/", "_") + ".o") for file in files}
+    for kind in set(kinds.values()):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
     newest = newest_header()
 
     def compile_one(file):
@@ -129,4 +146,4 @@ def make(folder, program, build, workers=2):
 
 if __name__ == "__main__":
     for build in sys.argv[3:] or BUILDS:
-        print(make(Path(sys.argv[1]), *(sys.argv[2:3] or ["demos"]), build, workers=1))
+        print(make(Path(sys.argv[1]).resolve(), *(sys.argv[2:3] or ["demos"]), build, workers=1))
