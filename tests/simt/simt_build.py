@@ -1,0 +1,149 @@
+"""Builds the programs of tests/simt with g++, in three ways. An object is made again when its
+source or any header is newer. As a script: python simt_build.py FOLDER [PROGRAM] [BUILD]."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+EMULATOR = [
+    "fiber",
+    "scheduler",
+    "collectives",
+    "async_copy",
+    "tensor_copy",
+    "matrix",
+    "wgmma",
+    "runtime",
+]
+BUILDS = ("plain", "asan", "race")
+COMMON = [
+    "-std=c++20",
+    "-O2",
+    "-g1",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-psabi",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-function",
+]
+KERNELS = ["-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern"]
+EMULATOR_FLAGS = {"plain": [], "asan": ["-DEMU_ASAN=1"], "race": ["-DEMU_RACE=1"]}
+SANITIZERS = {
+    "plain": [],
+    "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    # Not linked to libtsan: hooks.cpp takes its place. -fno-tree-sra keeps accesses of 16 bytes.
+    "race": ["-fsanitize=thread", "-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"],
+}
+
+# The CPU's kernels that those of csrc/cuda are compared with.
+CPU = [
+    "csrc/core/matmul_plan.cpp",
+    "csrc/cpu/activations.cpp",
+    "csrc/cpu/column_sum.cpp",
+    "csrc/cpu/gradients.cpp",
+    "csrc/cpu/matmul.cpp",
+    "csrc/cpu/optimizers.cpp",
+    "csrc/cpu/softmax_cross_entropy.cpp",
+]
+CPU_FLAGS = ["-DFNN_ISA=scalar", '-DFNN_VEC_HEADER="vec_scalar.h"', "-fno-math-errno"]
+
+
+def sources(program):
+    """The files of a program besides the emulator, from the root of the repository."""
+    if program == "demos":
+        return ["tests/simt/demos.cpp", *relative("tests/simt/kernels/*.cu")]
+    if program == "ops":
+        return ["tests/simt/ops.cpp", *relative("csrc/cuda/*.cu"), *CPU]
+    return [f"tests/simt/{program}.cu"]
+
+
+def relative(pattern):
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+def cuda_include():
+    """The folder of CUDA's headers, which g++ can read too, or None."""
+    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    if nvcc := shutil.which("nvcc"):
+        homes.append(Path(nvcc).resolve().parents[1])
+    folders = [Path(home) / "include" for home in homes if home]
+    return next((str(folder) for folder in folders if (folder / "cuda_bf16.h").exists()), None)
+
+
+def missing():
+    """What the emulator needs and is not there, or None."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "x86-64 Linux"
+    if shutil.which("g++") is None:
+        return "g++"
+    return None if cuda_include() else "CUDA's headers"
+
+
+def native_flags():
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    return ["-mavx2", "-mfma"] if " avx2 " in flags and " fma " in flags else []
+
+
+def newest_header():
+    patterns = ("tests/simt/**/*.h", "csrc/cuda/*.cuh", "csrc/core/*.h", "csrc/cpu/simd/*.h")
+    headers = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    return max(path.stat().st_mtime for path in [*headers, ROOT / "csrc/ops.def", Path(__file__)])
+
+
+def compile_command(source, build):
+    """The flags for one file: kernels are instrumented, the emulator is not."""
+    if source in CPU:
+        flags = [*COMMON, *CPU_FLAGS, *native_flags()]
+        return ["g++", *flags, "-c", str(ROOT / source)]
+    is_kernel = source.endswith(".cu")
+    includes = ["tests/simt", "csrc/cuda", "csrc"]
+    instrumented = is_kernel or build == "asan"
+    flags = [*COMMON, *native_flags(), *EMULATOR_FLAGS[build]]
+    flags += [f"-I{ROOT / folder}" for folder in includes] + ["-isystem", cuda_include()]
+    flags += KERNELS if is_kernel else []
+    flags += ["-w"] if "/kernels/" in source else []  # some of the seeded bugs give warnings
+    flags += SANITIZERS[build] if instrumented else []
+    return ["g++", *flags, "-x", "c++", "-c", str(ROOT / source)]
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def make(folder, program, build, workers=2):
+    """The path of the program, built where needed."""
+    emulator = EMULATOR + (["race", "hooks"] if build == "race" else [])
+    files = [f"tests/simt/{name}.cpp" for name in emulator] + sources(program)
+    kinds = {file: "cpu" if file in CPU else build for file in files}
+    objects = {file: folder / kinds[file] / (file.replace("/", "_") + ".o") for file in files}
+    for kind in set(kinds.values()):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    newest = newest_header()
+
+    def compile_one(file):
+        needed = max(newest, (ROOT / file).stat().st_mtime)
+        if not objects[file].exists() or objects[file].stat().st_mtime < needed:
+            run([*compile_command(file, build), "-o", str(objects[file])])
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(compile_one, files))
+    binary = folder / build / program
+    link = SANITIZERS[build] if build == "asan" else []
+    run(["g++", *link, *map(str, objects.values()), "-o", str(binary)])
+    return binary
+
+
+if __name__ == "__main__":
+    for build in sys.argv[3:] or BUILDS:
+        print(make(Path(sys.argv[1]).resolve(), *(sys.argv[2:3] or ["demos"]), build, workers=1))
