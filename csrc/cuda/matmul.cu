@@ -151,7 +151,7 @@ cudaError_t launch_tiles(const CudaCall& call, const matmul_args<T>& a) {
 
 CUDA_KERNEL(matmul) {
   // Not yet: bf16 (tf32 may be full precision), the column sums of b.
-  if (a.precision == 1 || a.b_sum) return cudaErrorNotSupported;
+  if (a.precision == 1 || a.b_sum || a.a_bytes) return cudaErrorNotSupported;
   if (a.m == 0 || a.n == 0) return cudaSuccess;
   // Large tiles once they fill a GPU.
   if constexpr (sizeof(T) == 4) {
