@@ -489,7 +489,7 @@ class TestMoreThan2ToThe31Elements:
 
     def test_product(self):
         y = ops.matmul(np.arange(2**26 + 3, dtype=np.float32)[:, None], np.ones((1, 33), "f4"))
-        np.testing.assert_array_equal(y[-1], np.full(33, 2**26 + 2))
+        np.testing.assert_array_equal(y[-1], np.full(33, 2**26 + 2, np.float32))
 
     def test_dropout_counts_on(self):
         x = zeros(MANY, np.uint8)
