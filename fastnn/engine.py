@@ -149,11 +149,6 @@ class Native:
         return np.array(self._results[name])
 
     @property
-    def calls(self) -> list[str]:
-        """Names of the recorded ops, in order."""
-        return self._plan.calls
-
-    @property
     def stages(self) -> list[str]:
         """What a step with an update does: ops, some of them fused."""
         return self._plan.stages

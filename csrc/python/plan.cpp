@@ -303,14 +303,6 @@ void add_plan(py::module_& m) {
            "ends. "
            "To the float64 array `seconds` each call's time is added.")
       .def_property_readonly(
-          "calls",
-          [](PyPlan& p) {
-            std::vector<std::string> names;
-            for (const Call& call : p.state.plan->calls) names.push_back(call.op->name);
-            return names;
-          },
-          "Names of the recorded ops, in order.")
-      .def_property_readonly(
           "stages",
           [](PyPlan& p) {
             std::vector<std::string> names;
