@@ -6,3 +6,4 @@
 #define FNN_TABLE static constexpr __device__
 
 #include "cpu/simd/activations.h"
+#include "cpu/simd/optimizers.h"
