@@ -1,4 +1,4 @@
-// The CPU's vector mathematics, activations and optimizers, compiled for the GPU (vec_cuda.h).
+// The CPU's vector mathematics and the formulas made of it, compiled for the GPU (vec_cuda.h).
 #pragma once
 #include "simt.cuh"
 
@@ -6,4 +6,6 @@
 #define FNN_TABLE static constexpr __device__
 
 #include "cpu/simd/activations.h"
+#include "cpu/simd/losses.h"
 #include "cpu/simd/optimizers.h"
+#include "cpu/simd/philox.h"
