@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kChannelThreads, 2)
 }
 
 template <class Body, class Sum>
-__global__ void __launch_bounds__(kChannelThreads)
+__global__ void __launch_bounds__(kChannelThreads, 2)
     finish_channels_kernel(i64 c, i64 slabs, Body body, const Sum* of_block) {
   constexpr int above = kChannelThreads / kFinished;
   const i64 j = i64(blockIdx.x) * kFinished + threadIdx.x % kFinished;
