@@ -241,7 +241,7 @@ template <class T> void forward_channel(const batch_norm_args<T>& a, i64 j) {
 KERNEL(batch_norm) {
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { forward_channel(a, j); });
-  } else if (by_rows<T>(team, a.n, a.c) && a.y != a.x) {
+  } else if (by_rows(team, a.n) && a.y != a.x) {
     forward_by_rows(a, team);
   } else {
     share_panels<kNarrow>(team, a.y, a.c, [&](Panel panel) { forward_by_columns(a, panel); });

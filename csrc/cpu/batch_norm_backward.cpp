@@ -174,7 +174,7 @@ KERNEL(batch_norm_backward) {
   const T* y = a.activation == 0 ? a.y : nullptr;
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { backward_channel(a, y, j); });
-  } else if (by_rows<T>(team, a.n, a.c) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
+  } else if (by_rows(team, a.n) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
     backward_by_rows(a, y, team);
   } else {
     share_panels<kNarrow>(team, a.dx, a.c, [&](Panel panel) { backward_by_columns(a, y, panel); });
