@@ -129,8 +129,12 @@ void apply(const batch_norm_args<T>& a, Panel panel, const T* shift, i64 first, 
       Vec<T> scale = strip.load(a.rstd + j, v) * gamma;
       f[v] = {strip.load(a.mean + j, v), scale, strip.load(shift + k, v), floor_of(a)};
     }
-    for (i64 row = begin; row < begin + rows * a.c; row += a.c) {
-      FNN_EACH(v) put(streamed, strip, a.y + row, v, f[v](strip.load(a.x + row, v)));
+    const T* x = a.x + begin;
+    T* y = a.y + begin;
+    const i64 c = a.c;
+    const bool past_caches = streamed;
+    for (i64 i = 0; i < rows; i++, x += c, y += c) {
+      FNN_EACH(v) put(past_caches, strip, y, v, f[v](strip.load(x, v)));
     }
   });
 }
