@@ -10,6 +10,7 @@
 #include "bfloat16.h"
 #include "column_sum.h"
 #include "each.h"
+#include "matmul_thin.h"
 #include "matmul_tile.h"
 #include "transpose.h"
 
@@ -17,7 +18,6 @@ namespace {
 
 template <class T> constexpr i64 kLanes = Vec<T>::lanes;
 template <class T> i64 count_vecs(i64 n) { return (n + kLanes<T> - 1) / kLanes<T>; }
-inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
 constexpr i64 kPairedTerms = 16;  // of the right factor, paired at once
 
@@ -292,6 +292,18 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
   return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
 }
 
+template <class T> void multiply_thin(const matmul_args<T>& a, const Team& team) {
+  const Thin<T> thin(a);
+  const Product<T, false> p(a, false, team, {});
+  share_range(team, a.m, kThinRows, [&](i64 begin, i64 end) {
+    for (i64 i = begin; i < end; i += kThinRows) {
+      const i64 next = least(i + kThinRows, end);
+      thin.rows(i, next, end);
+      p.finish(i, next, 0, a.n);
+    }
+  });
+}
+
 // Threads share the rows of a tall result, so that none takes a line from another that writes next
 // to it; with kPairs because the left factor is packed, too. Else the work is cut into units of a
 // tile of rows by a group of columns, consecutive ones in the same columns; narrower ones where
@@ -299,6 +311,7 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
 // once.
 template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
   if (a.m == 0 || a.n == 0) return;
+  if (!kPairs && Thin<T>::suits(a)) return multiply_thin(a, team);
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
   const Product<T, kPairs> p(a, !a.a_bytes && better_transposed(a), team, size);
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
