@@ -284,7 +284,8 @@ template <class T, bool kPairs> struct Product {
 // Whether the transposed product takes less time, in tenths of a cycle per term: multiplying, and
 // transposing the right factor (on the way for one tile of rows) and the result.
 template <class T> bool better_transposed(const matmul_args<T>& a) {
-  if (a.n > kLanes<T> && a.m > kResultVecs * kLanes<T>) return false;
+  const i64 narrow = kLanes<T> > kTallest<T> ? kLanes<T> : kTallest<T>;
+  if (a.n > narrow && a.m > kResultVecs * kLanes<T>) return false;
   auto cost = [&](i64 m, i64 n, bool contiguous, i64 passes) {
     return 10 * m * count_vecs<T>(n) + (contiguous ? 0 : m <= kTallest<T> ? n : 4 * n * passes);
   };
