@@ -15,6 +15,8 @@ template <class T> struct Thin {
   View<T> left;
   i64 n, k;
   T* y;
+  bool biased;
+  alignas(64) T bias[kThinColumns];                // whole Vecs
   alignas(64) T right[kThinTerms * kThinColumns];  // rows of whole Vecs
 
   static bool suits(const matmul_args<T>& a) {
@@ -22,8 +24,10 @@ template <class T> struct Thin {
            a.precision != 1 && !a.a_bytes && !a.b_sum;
   }
 
-  explicit Thin(const matmul_args<T>& a) : left{a.a, a.a_rs, a.a_cs}, n(a.n), k(a.k), y(a.y) {
+  explicit Thin(const matmul_args<T>& a)
+      : left{a.a, a.a_rs, a.a_cs}, n(a.n), k(a.k), y(a.y), biased(a.bias) {
     pack(View<T>{a.b, a.b_rs, a.b_cs}, k, n, right, kThinColumns, 0);
+    if (biased) pack(View<T>{a.bias, n, 1}, 1, n, bias, kThinColumns, 0);
   }
 
   // Rows i.. and V Vecs of columns. Whole Vecs are stored where what they write beyond the row is
@@ -45,6 +49,11 @@ template <class T> struct Thin {
 #pragma GCC unroll 2
         for (int v = 0; v < V; v++) sums[r][v] = fma(x, load(b + v * lanes), sums[r][v]);
       }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; biased && r < R; r++) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) sums[r][v] = sums[r][v] + load(bias + j + v * lanes);
     }
     const i64 last = j + (V - 1) * lanes, count = least(lanes, n - last);
     const bool whole =
