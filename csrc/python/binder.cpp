@@ -58,7 +58,7 @@ void Binder::bind() {
     else if (fields[i].kind == Kind::targets)
       bind_targets(i);
   }
-  for (int i = 0; i < count; i++)
+  for (int i = 0; i < count && numbers_on_device_; i++)
     if (fields[i].kind >= Kind::real && views_[i].object) take_library(fields[i], views_[i]);
   for (int i = 0; i < count; i++)
     if (fields[i].kind == Kind::dim && call.slots[fields[i].slot].i < 0)
@@ -201,6 +201,7 @@ bool Binder::bind_device_number(int i) {
                     (f.kind == Kind::scalar && (v.dtype == DType::f32 || v.dtype == DType::f64));
   if (v.size() != 1 || !fits)
     throw py::type_error(where(f) + " must be a number or a 0-d array, got " + describe(value));
+  numbers_on_device_ = true;
   numbers_[i] = 1;
   counters_[i] = 1;
   Slot& slot = call.slots[f.slot];

@@ -42,6 +42,7 @@ class Binder {
   Library library_ = Library::none;
   PyObject* like_ = nullptr;
   CudaQueue queue_ = {-1, nullptr};  // device -1: the CPU
+  bool numbers_on_device_ = false;   // some of them
   int type_field_ = -1;              // the array that decided the floating-point type
   struct Axes {
     const i64* shape = nullptr;
