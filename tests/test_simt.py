@@ -58,6 +58,7 @@ CORRECT = [
     "demos wgmma_gemm_transposed 0 100 136 200",
     "demos cross_entropy 0 9 200 0",
     "conformance",
+    "transfers",
     "ops",
 ]
 

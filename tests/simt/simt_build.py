@@ -69,6 +69,8 @@ def sources(program):
         return ["tests/simt/demos.cpp", *relative("tests/simt/kernels/*.cu")]
     if program == "ops":
         return ["tests/simt/ops.cpp", *relative("csrc/cuda/*.cu"), *CPU]
+    if program == "transfers":
+        return ["tests/simt/transfers.cpp", "csrc/cuda/device/transfer.cu"]
     if program == "module":
         device = [*relative("csrc/cuda/device/*.cpp"), *relative("csrc/cuda/device/*.cu")]
         return ["tests/simt/module.cpp", *relative("csrc/cuda/*.cu"), *device]
