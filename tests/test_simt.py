@@ -164,12 +164,14 @@ INSTRUCTIONS = {  # of tests/simt/conformance.cu
         r"griddepcontrol\.launch_dependents",
     ],
 }
-CUDA_SOURCES = ["tests/simt/conformance.cu", *build.relative("csrc/cuda/*.cu")]
+# The kernels of csrc/cuda are compiled by the build, where FASTNN_WERROR=ON makes errors of spilled
+# registers and of local memory. Here: the wrappers, and what ptxas only mentions.
+COMPILED = [("tests/simt/conformance.cu", gpu) for gpu in GPUS]
+COMPILED += [(source, "sm_90a") for source in build.relative("csrc/cuda/*_sm90a.cu")]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-@pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("source", CUDA_SOURCES)
+@pytest.mark.parametrize(("source", "gpu"), COMPILED)
 def test_nvcc_compiles_without_spills(tmp_path, source, gpu):
     """Registers suffice, no array lies in local memory, and the wrappers are what they say."""
     includes = [f"-I{build.ROOT / folder}" for folder in ("csrc", "csrc/cuda", "tests/simt")]
