@@ -41,14 +41,14 @@ struct CudaCopy {
   i64 shape[kCudaAxes], to_strides[kCudaAxes], from_strides[kCudaAxes];
 };
 
-// Indices of any integer type to int64. Those that are neither below `limit` nor `ignored` are
-// noted, for synchronize() to find, where `checked`.
+// Indices of any integer type to int64. Where `checked`, those outside 0 .. limit - 1 are noted for
+// synchronize() to find, but for `ignored` where the op `ignores` one.
 struct CudaIndices {
   i64* to;
   const char* from;
   CudaElement element;
   i64 n, stride, limit, ignored;
-  bool checked;
+  bool checked, ignores;
   int op;
 };
 

@@ -67,6 +67,7 @@ template <class Integer> void indices(const char* name, char kind, std::vector<d
                       10,
                       -7,
                       true,
+                      true,
                       3};
   OK(launch_indices(a, note, nullptr));
   check(name, wide(to.copy()), values, {1}, 0);

@@ -77,9 +77,8 @@ __global__ void __launch_bounds__(kThreads)
     const bool too_large = a.element.kind == 'u' && index < 0;
     if (too_large) index = INT64_MIN;  // out of range for any kernel
     a.to[i] = index;
-    if (!a.checked || (index >= 0 && index < a.limit) || (index == a.ignored && !too_large)) {
-      continue;
-    }
+    const bool ignored = a.ignores && index == a.ignored && !too_large;
+    if (!a.checked || ignored || (index >= 0 && index < a.limit)) continue;
     const unsigned long long row = i < 0xFFFFFFFE ? i : 0xFFFFFFFE;
     const i64 most = INT32_MAX, least = INT32_MIN;
     const i64 clipped = index > most ? most : index < least ? least : index;
