@@ -5,6 +5,9 @@ test_cuda.py runs this file in a process of its own, which the emulator ends whe
 """
 
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -287,6 +290,67 @@ def test_inputs_survive_every_failed_allocation(op):
             emulator.set_limit(GIB)
     else:
         pytest.fail("never enough memory")
+
+
+# ---- machines that won't do ---------------------------------------------------------------------
+
+ILLEGAL_ADDRESS, INVALID_CONFIGURATION = 700, 9
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (ILLEGAL_ADDRESS, "the CUDA context is lost; restart the process"),
+        (INVALID_CONFIGURATION, r"\(cudaErrorOther\) on cuda:0$"),
+    ],
+)
+def test_a_failed_launch_names_the_op(code, message):
+    x = to_device(np.float32([-1, 1]))
+    emulator.set_error(code)
+    try:
+        with pytest.raises(fnn.DeviceError, match=f"^relu: .*{message}"):
+            ops.relu(x)
+        np.testing.assert_array_equal(ops.relu(np.float32([-1, 1])), [0, 1])
+    finally:
+        emulator.set_error(0)
+    np.testing.assert_array_equal(to_host(ops.relu(x)), [0, 1])
+
+
+def told(machine, code="", **environment):
+    """The error of an op in a process of its own, on another machine."""
+    code = f"""
+import os
+import numpy as np, device_array, fastnn
+device_array.emulator.set_machine{machine}
+fastnn._core.use_cuda(device_array.emulator.capsule)
+x = device_array.to_device(np.ones(3, np.float32))
+{code}
+try:
+    fastnn.ops.relu(x)
+except fastnn.DeviceError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    environment |= os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def test_machines_that_will_not_do():
+    begin = "relu: x (float32 (3,)) is on cuda:0, but "
+    assert told((0, 0, 90)) == begin + "there is no NVIDIA driver"
+    said = told((1, 12020, 90))
+    assert said.startswith(begin + "the NVIDIA driver runs CUDA 12.2 and older, these kernels were")
+    said = told((0, 99990, 90), CUDA_VISIBLE_DEVICES="99")
+    assert said == begin + "CUDA_VISIBLE_DEVICES='99' leaves no GPU to use"
+    said = told((1, 99990, 75))
+    assert said == begin + "GPU 0 is sm_75, the kernels were built for emulated"
+
+
+def test_a_forked_child_is_told_so():
+    said = told((1, 99990, 90), "fastnn.ops.relu(x)\nif os.fork(): os.wait(); os._exit(0)")
+    assert "CUDA does not work in a forked child of a process that used it; use the start" in said
 
 
 # ---- the CPU beside it -------------------------------------------------------------------------

@@ -60,13 +60,14 @@ class Emulator:
             ("emu_copy", None, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)),
             ("emu_used", ctypes.c_size_t, ()),
             ("emu_set_limit", None, (ctypes.c_size_t,)),
-            ("emu_set_devices", None, (ctypes.c_int,)),
+            ("emu_set_machine", None, (ctypes.c_int,) * 3),
+            ("emu_set_error", None, (ctypes.c_int,)),
             ("emu_current_device", ctypes.c_int, ()),
         ):
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
             setattr(self, name.removeprefix("emu_"), function)
-        self.set_devices(2)
+        self.set_machine(2, 99990, 90)
 
     @property
     def capsule(self):

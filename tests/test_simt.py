@@ -141,7 +141,6 @@ def test_seeded_bugs_are_found(programs, demo, bug, sizes, plain, asan, race):
 # ---- what nvcc makes of it -------------------------------------------------------------------
 
 GPUS = {"sm_90a": "arch=compute_90a,code=sm_90a", "sm_80": "arch=compute_80,code=sm_80"}
-NVCC = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-lineinfo"]
 INSTRUCTIONS = {  # of tests/simt/conformance.cu
     "sm_80": [
         r"cp\.async\.cg\.shared\.global",
@@ -175,7 +174,7 @@ COMPILED += [(source, "sm_90a") for source in build.relative("csrc/cuda/*_sm90a.
 def test_nvcc_compiles_without_spills(tmp_path, source, gpu):
     """Registers suffice, no array lies in local memory, and the wrappers are what they say."""
     includes = [f"-I{build.ROOT / folder}" for folder in ("csrc", "csrc/cuda", "tests/simt")]
-    command = ["nvcc", *NVCC, *includes, "-gencode", GPUS[gpu], "-Xptxas", "-v", "--keep"]
+    command = ["nvcc", *build.NVCC, *includes, "-gencode", GPUS[gpu], "-Xptxas", "-v", "--keep"]
     command += ["--keep-dir", str(tmp_path), "-c", str(build.ROOT / source)]
     printed = build.run([*command, "-o", str(tmp_path / "object.o")]).stderr
     assert "ptxas info" in printed

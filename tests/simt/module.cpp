@@ -16,8 +16,8 @@ constexpr size_t kPage = 4096;
 
 std::map<char*, size_t> blocks;  // whole pages
 size_t used = 0, limit = size_t(1) << 30;
-int devices = 1, current_device = 0;
-const int kDriver = CUDART_VERSION;
+int devices = 1, current_device = 0, driver = CUDART_VERSION, capability = 90;
+cudaError_t error = cudaSuccess;
 
 void protect(int how) {
   for (auto [block, bytes] : blocks) mprotect(block, bytes, how);
@@ -89,22 +89,30 @@ EXPORTED void emu_copy(void* to, const void* from, size_t bytes) {
 }
 EXPORTED size_t emu_used() { return used; }
 EXPORTED void emu_set_limit(size_t bytes) { limit = bytes; }
-EXPORTED void emu_set_devices(int count) { devices = count; }
+// Of the machine: what its driver says when asked for its devices, which are of sm_<generation>.
+EXPORTED void emu_set_machine(int count, int newest, int generation) {
+  devices = count;
+  driver = newest;
+  capability = generation;
+}
+// What every call gets from now on.
+EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED int emu_current_device() { return current_device; }
 
 // ---- what csrc/cuda/device calls of CUDA's runtime besides runtime.cpp ----
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = devices;
+  if (driver < CUDART_VERSION) return cudaErrorInsufficientDriver;
   return devices ? cudaSuccess : cudaErrorNoDevice;
 }
 cudaError_t cudaDriverGetVersion(int* version) {
-  *version = kDriver;
+  *version = driver;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
   *device = current_device;
-  return cudaSuccess;
+  return error;
 }
 cudaError_t cudaSetDevice(int device) {
   current_device = device;
@@ -113,12 +121,15 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   memset(properties, 0, sizeof *properties);
   strcpy(properties->name, "emulated");
-  properties->major = 9;
+  properties->major = capability / 10;
+  properties->minor = capability % 10;
   properties->totalGlobalMem = limit;
   return cudaSuccess;
 }
 __attribute__((weak)) cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  *value = which == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+  *value = which == cudaDevAttrComputeCapabilityMajor   ? capability / 10
+           : which == cudaDevAttrComputeCapabilityMinor ? capability % 10
+                                                        : 0;
   return cudaSuccess;
 }
 cudaError_t cudaMemPoolCreate(cudaMemPool_t*, const cudaMemPoolProps*) { return cudaSuccess; }
@@ -138,6 +149,6 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaErrorOther";
+  return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : "cudaErrorOther";
 }
 }

@@ -157,6 +157,32 @@ def make(folder, program, build, workers=2):
     return binary
 
 
+NVCC = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-lineinfo"]
+
+
+def make_for_gpu(folder, program, gpu):
+    """The path of a program for a GPU, of compute capability "90" for example, built by nvcc."""
+    kernels = f"-gencode=arch=compute_{gpu},code=sm_{gpu}"
+    hopper = "-gencode=arch=compute_90a,code=sm_90a"
+    includes = [f"-I{ROOT / name}" for name in ("tests/simt", "csrc/cuda", "csrc")]
+    folder = folder / "gpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = {file: folder / (file.replace("/", "_") + ".o") for file in sources(program)}
+
+    def compile_one(file):
+        code = hopper if gpu == "90" or file.endswith("_sm90a.cu") else kernels
+        command = ["nvcc", *NVCC, *includes, code, "-x", "cu", "-c", str(ROOT / file)]
+        command = compile_command(file, "plain") if file in CPU else command
+        if not objects[file].exists():
+            run([*command, "-o", str(objects[file])])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, objects))
+    binary = folder / program
+    run(["nvcc", *map(str, objects.values()), "-o", str(binary)])
+    return binary
+
+
 if __name__ == "__main__":
     for build in sys.argv[3:] or BUILDS:
         print(make(Path(sys.argv[1]).resolve(), *(sys.argv[2:3] or ["demos"]), build, workers=1))
