@@ -710,7 +710,7 @@ class _Stopping:
 
 def _check_arguments(loss: Loss, device: str, precision: str, clip_grad_norm: float | None) -> None:
     if device == "cuda":
-        raise DeviceError("Trainer: device 'cuda': this build of fastnn has no CUDA kernels")
+        raise DeviceError("Trainer: device 'cuda': training steps run on the CPU alone as yet")
     if device != "cpu":
         raise ValueError(f"Trainer: device must be 'cpu' or 'cuda', got {device!r}")
     if precision not in _PRECISIONS:

@@ -1212,7 +1212,7 @@ def test_steps_refuse_less_than_a_batch():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"device": "cuda"}, fnn.DeviceError, "no CUDA kernels"),
+        ({"device": "cuda"}, fnn.DeviceError, "on the CPU alone"),
         ({"device": "tpu"}, ValueError, "device must be 'cpu' or 'cuda'"),
         ({"precision": "float16"}, ValueError, "precision must be one of"),
         ({"seed": -1}, ValueError, "seed"),
