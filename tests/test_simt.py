@@ -59,6 +59,7 @@ CORRECT = [
     "demos cross_entropy 0 9 200 0",
     "conformance",
     "ops",
+    "matmul_ops",
 ]
 
 

@@ -62,6 +62,10 @@ def sources(program):
         return ["tests/simt/demos.cpp", *relative("tests/simt/kernels/*.cu")]
     if program == "ops":
         return ["tests/simt/ops.cpp", *relative("csrc/cuda/*.cu"), *CPU]
+    if program == "matmul_ops":
+        cuda = [*relative("csrc/cuda/matmul*.cu"), "csrc/cuda/column_sum.cu"]
+        cpu = [file for file in CPU if "matmul" in file or "column_sum" in file]
+        return ["tests/simt/matmul_ops.cpp", *cuda, *cpu]
     return [f"tests/simt/{program}.cu"]
 
 

@@ -1,0 +1,18 @@
+// The families of kernels of the matrix product, each in a file of its own. matmul.cu says when
+// each of them is taken; all do bias, preactivation, relu's gate, activation and the column sums of
+// b, for any sizes and strides that fit them.
+#pragma once
+#include "op.cuh"
+
+// Blocks that a product wants. Part of the contract: where k is cut, and with it a result's last
+// bits, depends on it, so it is one number for all GPUs (an H200 has 132 multiprocessors).
+enum : i64 { kMultiprocessors = 132, kFewLines = 16 };
+
+// matmul_simt.cu: ordinary cores, float32 and float64 in full precision, any strides.
+template <class T> i64 simt_matmul_workspace(const matmul_args<T>& a);
+template <class T> cudaError_t simt_matmul(const matmul_args<T>& a, const CudaCall& call);
+
+// matmul_skinny.cu: at most kFewLines rows or columns, the other factor read once.
+template <class T> bool skinny_matmul_fits(const matmul_args<T>& a);
+template <class T> i64 skinny_matmul_workspace(const matmul_args<T>& a);
+template <class T> cudaError_t skinny_matmul(const matmul_args<T>& a, const CudaCall& call);
