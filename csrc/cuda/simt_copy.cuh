@@ -11,6 +11,12 @@ SIMT_DEVICE void cp_async16(void* dst, const void* src, bool valid = true) {
                "r"(valid ? 16 : 0)
                : "memory");
 }
+// The first `bytes` of 16, 0 to 16, and zeros.
+SIMT_DEVICE void cp_async16_part(void* dst, const void* src, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_u32(dst)), "l"(src),
+               "r"(bytes)
+               : "memory");
+}
 SIMT_DEVICE void cp_async4(void* dst, const void* src, bool valid = true) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(smem_u32(dst)), "l"(src),
                "r"(valid ? 4 : 0)
