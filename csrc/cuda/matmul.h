@@ -16,3 +16,9 @@ template <class T> cudaError_t simt_matmul(const matmul_args<T>& a, const CudaCa
 template <class T> bool skinny_matmul_fits(const matmul_args<T>& a);
 template <class T> i64 skinny_matmul_workspace(const matmul_args<T>& a);
 template <class T> cudaError_t skinny_matmul(const matmul_args<T>& a, const CudaCall& call);
+
+// matmul_mma.cu: tensor cores from sm_80 on, float32 arrays, any strides. Mma::tf32x3 is full
+// precision: each factor is the sum of two numbers of tf32.
+enum class Mma { tf32, bf16, tf32x3 };
+i64 mma_matmul_workspace(const matmul_args<float>& a, Mma how);
+cudaError_t mma_matmul(const matmul_args<float>& a, const CudaCall& call, Mma how);

@@ -3,6 +3,7 @@
 // float32's.
 #include <string.h>
 
+#include "matmul.h"
 #include "ops_harness.h"
 
 DECLARE_OP(matmul)
@@ -234,11 +235,69 @@ void test_skinny() {
   test({.m = 1, .n = 1, .k = 0, .bias = true, .b_sum = true});
 }
 
+void test_mma() {
+  for (Precision precision : {kTf32, kBf16}) {
+    test_edges(70, 90, 50, precision, false);
+    test({.m = 68, .n = 72, .k = 100, .b = kColumns, .precision = precision});  // aligned
+    test({.m = 68, .n = 72, .k = 100, .a = kColumns, .precision = precision, .b_sum = true});
+    test({.m = 70,
+          .n = 20,
+          .k = 1030,
+          .precision = precision,
+          .activation = 0,
+          .bias = true,
+          .b_sum = true});  // k is cut
+    test({.m = 40,
+          .n = 16790,
+          .k = 9,
+          .b = precision == kTf32 ? kRows : kColumns,
+          .precision = precision});  // large tiles
+  }
+}
+
+// Three products of tf32 in place of one of float32.
+cudaError_t launch_tf32x3(const void* args, const CudaCall* call) {
+  return mma_matmul(*static_cast<const matmul_args<float>*>(args), *call, Mma::tf32x3);
+}
+i64 workspace_tf32x3(const void* args) {
+  return mma_matmul_workspace(*static_cast<const matmul_args<float>*>(args), Mma::tf32x3);
+}
+
+double mean_error(const std::vector<Result>& got, const std::vector<Result>& exact) {
+  double sum = 0;
+  for (size_t i = 0; i < exact[0].values.size(); i++)
+    sum += fabs(got[0].values[i] - exact[0].values[i]);
+  return sum / double(exact[0].values.size());
+}
+
+// As accurate as the ordinary cores, on average and at worst.
+void test_tf32x3() {
+  const Entries three{launch_tf32x3, workspace_tf32x3, nullptr};
+  for (auto [a, b] : {std::pair(kRows, kRows), std::pair(kRows, kColumns),
+                      std::pair(kColumns, kRows), std::pair(kStrided, kRows)}) {
+    const Case t{.m = 68, .n = 36, .k = 600, .a = a, .b = b, .b_sum = b == kRows};
+    auto make = [&]<class T>(Arrays& m, T) { return arguments<T>(m, t); };
+    const auto exact = run_cpu<double>(ENTRIES(matmul, f64), make);
+    const auto plain = run_cuda<float>(ENTRIES(matmul, f32), make, 0);
+    const auto split = run_cuda<float>(three, make, 0);
+    for (size_t r = 0; r < exact.size(); r++) {
+      check((describe(t) + " " + exact[r].name + " by 3 x tf32").c_str(), split[r].values,
+            exact[r].values, sizes(exact[r].values), 64 * 0x1p-24);
+    }
+    check("mean error of 3 x tf32, in ordinary ones", std::vector<double>{0},
+          {mean_error(split, exact) / mean_error(plain, exact)}, {1}, 1.25);
+  }
+}
+
 struct Test {
   const char* name;
   void (*run)();
 };
-const Test tests[] = {{"simt", test_simt}, {"split", test_split}, {"skinny", test_skinny}};
+const Test tests[] = {{"simt", test_simt},
+                      {"split", test_split},
+                      {"skinny", test_skinny},
+                      {"mma", test_mma},
+                      {"tf32x3", test_tf32x3}};
 
 }  // namespace
 
