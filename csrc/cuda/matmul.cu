@@ -15,14 +15,64 @@ FNN_DECLARE(f64)
 
 namespace {
 
-enum class Family { none, simt, skinny, mma };
+// A family that has been chosen, and whether it adds up the columns of b on its way.
+struct Nothing {
+  static constexpr bool sums_b = false;
+  template <class T> i64 workspace(const matmul_args<T>&) const { return 0; }
+  template <class T> cudaError_t launch(const matmul_args<T>&, const CudaCall&) const {
+    return cudaSuccess;
+  }
+};
+struct Simt {
+  static constexpr bool sums_b = true;
+  template <class T> i64 workspace(const matmul_args<T>& a) const {
+    return simt_matmul_workspace(a);
+  }
+  template <class T> cudaError_t launch(const matmul_args<T>& a, const CudaCall& call) const {
+    return simt_matmul(a, call);
+  }
+};
+struct Skinny {
+  static constexpr bool sums_b = false;
+  template <class T> i64 workspace(const matmul_args<T>& a) const {
+    return skinny_matmul_workspace(a);
+  }
+  template <class T> cudaError_t launch(const matmul_args<T>& a, const CudaCall& call) const {
+    return skinny_matmul(a, call);
+  }
+};
+struct TensorCores {
+  static constexpr bool sums_b = true;
+  Mma how;
+  i64 workspace(const matmul_args<float>& a) const { return mma_matmul_workspace(a, how); }
+  cudaError_t launch(const matmul_args<float>& a, const CudaCall& call) const {
+    return mma_matmul(a, call, how);
+  }
+};
+struct Hopper {
+  static constexpr bool sums_b = false;
+  Sm90aTile tile;
+  i64 workspace(const matmul_args<float>& a) const { return sm90a_matmul_workspace(a, tile); }
+  cudaError_t launch(const matmul_args<float>& a, const CudaCall& call) const {
+    return sm90a_matmul(a, call, tile);
+  }
+};
 
-template <class T> Family family_of(const matmul_args<T>& a) {
-  if (a.m == 0 || a.n == 0) return Family::none;
-  if (skinny_matmul_fits(a)) return Family::skinny;
-  return sizeof(T) == 4 && a.precision >= 0 ? Family::mma : Family::simt;
+// Multiplications below which the passes that rewrite the factors for Hopper take longer than they
+// save. To be measured.
+constexpr double kHopperProducts = 0x1p30;
+
+// use(the family for a)
+template <class T, class Use> auto with_family(const matmul_args<T>& a, Use use) {
+  if (a.m == 0 || a.n == 0) return use(Nothing());
+  if (skinny_matmul_fits(a)) return use(Skinny());
+  if constexpr (sizeof(T) == 4) {
+    const bool large = double(a.m) * double(a.n) * double(a.k) >= kHopperProducts;
+    if (a.precision >= 0 && large && sm90a_matmul_fits(a)) return use(Hopper{sm90a_tile(a)});
+    if (a.precision >= 0) return use(TensorCores{a.precision == 1 ? Mma::bf16 : Mma::tf32});
+  }
+  return use(Simt());
 }
-Mma how_of(i64 precision) { return precision == 1 ? Mma::bf16 : Mma::tf32; }
 
 // The column sums of b, which is contiguous where they are wanted, by a kernel of their own.
 template <class T> column_sum_args<T> sum_of_b(const matmul_args<T>& a) {
@@ -33,43 +83,32 @@ template <class T> column_sum_args<T> sum_of_b(const matmul_args<T>& a) {
   sum.y = a.b_sum;
   return sum;
 }
-template <class T> bool sums_b_apart(const matmul_args<T>& a) {
-  return a.b_sum && (family_of(a) == Family::none || family_of(a) == Family::skinny);
+template <class T> i64 sum_workspace(const matmul_args<T>& a) {
+  const auto sum = sum_of_b(a);
+  return sizeof(T) == 4 ? fnn_cuda_column_sum_f32_workspace(&sum)
+                        : fnn_cuda_column_sum_f64_workspace(&sum);
+}
+template <class T> cudaError_t launch_sum(const matmul_args<T>& a, const CudaCall& call) {
+  const auto sum = sum_of_b(a);
+  return sizeof(T) == 4 ? fnn_cuda_column_sum_f32(&sum, &call)
+                        : fnn_cuda_column_sum_f64(&sum, &call);
 }
 
 template <class T> i64 workspace_of(const matmul_args<T>& a) {
-  i64 bytes = 0;
-  if (sums_b_apart(a)) {
-    const auto sum = sum_of_b(a);
-    bytes = sizeof(T) == 4 ? fnn_cuda_column_sum_f32_workspace(&sum)
-                           : fnn_cuda_column_sum_f64_workspace(&sum);
-  }
-  i64 own = 0;
-  switch (family_of(a)) {
-    case Family::none: break;
-    case Family::simt: own = simt_matmul_workspace(a); break;
-    case Family::skinny: own = skinny_matmul_workspace(a); break;
-    case Family::mma:
-      if constexpr (sizeof(T) == 4) own = mma_matmul_workspace(a, how_of(a.precision));
-      break;
-  }
-  return own > bytes ? own : bytes;
+  return with_family(a, [&](auto family) {
+    const i64 own = family.workspace(a), sum = a.b_sum && !family.sums_b ? sum_workspace(a) : 0;
+    return own > sum ? own : sum;  // one after the other
+  });
 }
 
 }  // namespace
 
 CUDA_KERNEL_WITH_WORKSPACE(matmul, workspace_of(a)) {
-  if (sums_b_apart(a)) {
-    const auto sum = sum_of_b(a);
-    const cudaError_t error = sizeof(T) == 4 ? fnn_cuda_column_sum_f32(&sum, &call)
-                                             : fnn_cuda_column_sum_f64(&sum, &call);
-    if (error != cudaSuccess) return error;
-  }
-  switch (family_of(a)) {
-    case Family::simt: return simt_matmul(a, call);
-    case Family::skinny: return skinny_matmul(a, call);
-    case Family::mma:
-      if constexpr (sizeof(T) == 4) return mma_matmul(a, call, how_of(a.precision));
-    default: return cudaSuccess;
-  }
+  return with_family(a, [&](auto family) {
+    if (a.b_sum && !family.sums_b) {
+      const cudaError_t error = launch_sum(a, call);
+      if (error != cudaSuccess) return error;
+    }
+    return family.launch(a, call);
+  });
 }

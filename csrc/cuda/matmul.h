@@ -22,3 +22,14 @@ template <class T> cudaError_t skinny_matmul(const matmul_args<T>& a, const Cuda
 enum class Mma { tf32, bf16, tf32x3 };
 i64 mma_matmul_workspace(const matmul_args<float>& a, Mma how);
 cudaError_t mma_matmul(const matmul_args<float>& a, const CudaCall& call, Mma how);
+
+// matmul_sm90a.cu: wgmma and TMA, for compute capability 9.0 alone; tf32 and bf16, any strides. The
+// tile and the number of blocks that share one are by choice, for tests and timings.
+struct Sm90aTile {
+  int m, n;    // 64 or 128; 64, 128, 192 or 256
+  i64 splits;  // 1 to the number of 128-byte blocks of k
+};
+bool sm90a_matmul_fits(const matmul_args<float>& a);
+Sm90aTile sm90a_tile(const matmul_args<float>& a);
+i64 sm90a_matmul_workspace(const matmul_args<float>& a, Sm90aTile tile);
+cudaError_t sm90a_matmul(const matmul_args<float>& a, const CudaCall& call, Sm90aTile tile);

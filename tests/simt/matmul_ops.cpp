@@ -25,7 +25,10 @@ struct Case {
   bool bias = false, preactivation = false, gate = false, b_sum = false, bytes = false;
   size_t shift = 0;        // elements by which arrays on the device miss an aligned address
   bool same_bits = false;  // as the CPU's
+  bool coarse = false;     // numbers that bf16 can hold, and tf32
 };
+
+std::string variant;  // of the kernel, for the report
 
 std::string describe(const Case& t) {
   const char* layouts[] = {"", " transposed", " padded", " strided"};
@@ -35,7 +38,7 @@ std::string describe(const Case& t) {
   if (t.precision == kBf16) text += ", bf16";
   if (t.activation >= 0) text += ", activation " + std::to_string(t.activation);
   if (t.bytes) text += ", bytes";
-  return text;
+  return text + variant;
 }
 
 // As the kernels round: bf16 to nearest even, tf32 to nearest and away from zero.
@@ -63,7 +66,10 @@ Strides strides(i64 rows, i64 columns, Layout layout) {
 template <class T> matmul_args<T> arguments(Arrays& arrays, const Case& t) {
   const auto factor = [&](size_t size, unsigned seed) {
     std::vector<double> v = Arrays::normal_values(size, seed, 1);
-    for (double& x : v) x = arrays.on_device ? x : round_as(x, t.precision);
+    for (double& x : v) {
+      if (t.coarse) x = round_as(x, kBf16);
+      if (!arrays.on_device) x = round_as(x, t.precision);
+    }
     return arrays.values<T>(v);
   };
   const Strides left = strides(t.m, t.k, t.a), right = strides(t.k, t.n, t.b);
@@ -106,7 +112,8 @@ std::vector<Result> exact_results(const Case& t) {
   return exact;
 }
 
-void test(const Case& t) {
+// Also by a kernel that the launcher would not choose.
+void test(const Case& t, const Entries* kernel = nullptr) {
   constexpr double units = 64;
   auto make = [&]<class T>(Arrays& m, T) { return arguments<T>(m, t); };
   const std::vector<Result> exact = exact_results(t);
@@ -116,9 +123,9 @@ void test(const Case& t) {
             sizes(exact[r].values), units * unit);
     }
   };
-  const auto single = run_cuda<float>(ENTRIES(matmul, f32), make, t.shift);
+  const auto single = run_cuda<float>(kernel ? *kernel : ENTRIES(matmul, f32), make, t.shift);
   compare(single, " f32", 0x1p-24);
-  if (t.precision == kBf16) return;
+  if (t.precision == kBf16 || kernel) return;
   if (t.precision == kFull)
     compare(run_cuda<double>(ENTRIES(matmul, f64), make, t.shift), " f64", 0x1p-53);
   if (!t.same_bits) return;
@@ -289,20 +296,102 @@ void test_tf32x3() {
   }
 }
 
+Sm90aTile hopper_tile;
+cudaError_t launch_hopper(const void* args, const CudaCall* call) {
+  return sm90a_matmul(*static_cast<const matmul_args<float>*>(args), *call, hopper_tile);
+}
+i64 workspace_hopper(const void* args) {
+  return sm90a_matmul_workspace(*static_cast<const matmul_args<float>*>(args), hopper_tile);
+}
+
+// In tf32 the factors that TMA reads in place are truncated, not rounded: there the numbers are
+// such that neither changes them.
+void test_sm90a() {
+  const Entries hopper{launch_hopper, workspace_hopper, nullptr};
+  for (Precision precision : {kTf32, kBf16}) {
+    for (int m : {64, 128}) {
+      for (int n : {64, 128, 192, 256}) {
+        hopper_tile = {m, n, 1};
+        variant = ", tile " + std::to_string(m) + "x" + std::to_string(n);
+        test({.m = 150,
+              .n = n + 22,
+              .k = 90,
+              .b = kColumns,
+              .precision = precision,
+              .activation = 0,
+              .bias = true,
+              .preactivation = true},
+             &hopper);
+      }
+    }
+    variant = ", wgmma";
+    hopper_tile = {128, 64, 1};
+    for (Layout a : {kRows, kColumns, kPadded, kStrided}) {
+      test({.m = 70,
+            .n = 91,
+            .k = 50,
+            .a = a,
+            .b = a,
+            .precision = precision,
+            .gate = true,
+            .coarse = a == kPadded},
+           &hopper);
+    }
+    test({.m = 70,
+          .n = 90,
+          .k = 64,
+          .b = kColumns,
+          .precision = precision,
+          .activation = 5,
+          .bytes = true,
+          .coarse = true},
+         &hopper);
+    hopper_tile = {128, 128, 3};
+    test({.m = 130,
+          .n = 140,
+          .k = 300,
+          .a = kColumns,
+          .precision = precision,
+          .activation = 1,
+          .bias = true},
+         &hopper);  // k is cut
+    hopper_tile = {64, 64, 1};
+    test({.m = 1000, .n = 640, .k = 20, .precision = precision, .coarse = true},
+         &hopper);  // several tiles a block
+  }
+}
+
+// What the launcher chooses on Hopper: few tiles of a long k, many of a short one.
+void test_choice() {
+  matmul_args<float> a{};
+  a.precision = kBf16;
+  for (auto [m, n, k, least, most] : {std::tuple<i64, i64, i64, i64, i64>(784, 512, 60000, 2, 16),
+                                      {60000, 512, 784, 1, 1},
+                                      {8192, 8192, 8192, 1, 1}}) {
+    a.m = m;
+    a.n = n;
+    a.k = k;
+    const Sm90aTile tile = sm90a_tile(a);
+    const bool ok = tile.splits >= least && tile.splits <= most && sm90a_matmul_fits(a);
+    failures += !ok;
+    printf("%s a tile of %dx%d, k in %d, for %dx%dx%d\n", ok ? "ok  " : "FAIL", tile.m, tile.n,
+           int(tile.splits), int(m), int(n), int(k));
+  }
+}
+
 struct Test {
   const char* name;
   void (*run)();
 };
-const Test tests[] = {{"simt", test_simt},
-                      {"split", test_split},
-                      {"skinny", test_skinny},
-                      {"mma", test_mma},
-                      {"tf32x3", test_tf32x3}};
+const Test tests[] = {{"simt", test_simt},    {"split", test_split},   {"skinny", test_skinny},
+                      {"mma", test_mma},      {"tf32x3", test_tf32x3}, {"sm90a", test_sm90a},
+                      {"choice", test_choice}};
 
 }  // namespace
 
 int main(int argc, char** argv) {
   for (const Test& test : tests) {
+    variant.clear();
     if (argc < 2 || !strcmp(argv[1], test.name)) test.run();
   }
   return failures ? 1 : 0;
