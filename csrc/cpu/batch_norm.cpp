@@ -129,8 +129,12 @@ void apply(const batch_norm_args<T>& a, Panel panel, const T* shift, i64 first, 
       Vec<T> scale = strip.load(a.rstd + j, v) * gamma;
       f[v] = {strip.load(a.mean + j, v), scale, strip.load(shift + k, v), floor_of(a)};
     }
-    for (i64 row = begin; row < begin + rows * a.c; row += a.c) {
-      FNN_EACH(v) put(streamed, strip, a.y + row, v, f[v](strip.load(a.x + row, v)));
+    const T* x = a.x + begin;
+    T* y = a.y + begin;
+    const i64 c = a.c;
+    const bool past_caches = streamed;
+    for (i64 i = 0; i < rows; i++, x += c, y += c) {
+      FNN_EACH(v) put(past_caches, strip, y, v, f[v](strip.load(x, v)));
     }
   });
 }
@@ -241,7 +245,7 @@ template <class T> void forward_channel(const batch_norm_args<T>& a, i64 j) {
 KERNEL(batch_norm) {
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { forward_channel(a, j); });
-  } else if (by_rows<T>(team, a.n, a.c) && a.y != a.x) {
+  } else if (by_rows(team, a.n) && a.y != a.x) {
     forward_by_rows(a, team);
   } else {
     share_panels<kNarrow>(team, a.y, a.c, [&](Panel panel) { forward_by_columns(a, panel); });

@@ -81,11 +81,15 @@ void apply(const batch_norm_backward_args<T>& a, const T* y, Panel panel, i64 fi
                          a.gamma ? strip.load(a.gamma + j, v) : set1(T(1)),
                          strip.load(a.dgamma + j, v), strip.load(a.dbeta + j, v));
     }
-    for (i64 row = begin; row < begin + rows * a.c; row += a.c) {
+    const T *dy = a.dy + begin, *x = a.x + begin, *gate = y ? y + begin : y;
+    T* dx = a.dx + begin;
+    const i64 c = a.c;
+    const bool past_caches = streamed;
+    for (i64 i = 0; i < rows; i++, dy += c, x += c, dx += c) {
       FNN_EACH(v) {
-        Vec<T> g = strip.load(a.dy + row, v);
-        if (y) g = through_relu(g, strip.load(y + row, v));
-        put(streamed, strip, a.dx + row, v, pull[v](g, strip.load(a.x + row, v)));
+        Vec<T> g = strip.load(dy, v);
+        if (gate) g = through_relu(g, strip.load(gate + i * c, v));
+        put(past_caches, strip, dx, v, pull[v](g, strip.load(x, v)));
       }
     }
   });
@@ -174,7 +178,7 @@ KERNEL(batch_norm_backward) {
   const T* y = a.activation == 0 ? a.y : nullptr;
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { backward_channel(a, y, j); });
-  } else if (by_rows<T>(team, a.n, a.c) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
+  } else if (by_rows(team, a.n) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
     backward_by_rows(a, y, team);
   } else {
     share_panels<kNarrow>(team, a.dx, a.c, [&](Panel panel) { backward_by_columns(a, y, panel); });

@@ -377,24 +377,9 @@ void Binder::bind_indices(int i) {
   }
   Buffer memory = allocate(static_cast<size_t>(v.size()) * 8);
   i64* to = reinterpret_cast<i64*>(memory.get());
-  for (i64 r = 0; r < v.size(); r++) {
-    const char* from = v.data + r * v.strides[0];
-    u64 raw = 0;
-    memcpy(&raw, from, item_size(v.dtype));
-    int shift = 64 - 8 * static_cast<int>(item_size(v.dtype));
-    bool is_signed = v.dtype <= DType::i64_;
-    to[r] = is_signed ? static_cast<i64>(raw << shift) >> shift : static_cast<i64>(raw);
-    if (!is_signed && to[r] < 0)
-      raise("LabelError", where(f) + ": " + std::to_string(raw) + " at row " + std::to_string(r) +
-                              " is too large");
-  }
-  if (const Field* rows = op_.find("rows"); rows && f.kind == Kind::in) {
-    for (i64 r = 0; r < v.size(); r++)
-      if (to[r] < 0 || to[r] >= call.slots[rows->slot].i)
-        throw py::index_error(where(f) + ": " + std::to_string(to[r]) + " at position " +
-                              std::to_string(r) + "; valid 0.." +
-                              std::to_string(call.slots[rows->slot].i - 1));
-  }
+  const std::optional<LabelRange> range = label_range(f);
+  i64 r = copy_labels(v, range ? &*range : nullptr, to);
+  if (r < v.shape[0]) wrong_label(f, v, r, range->classes);
   slot.p = to;
   indices_.push_back(std::move(memory));
 }
@@ -428,13 +413,26 @@ void Binder::bind_targets(int i) {
   if (!is_integer(v.dtype)) wrong_dtype(f, v.object);
   if (v.ndim != 1 || v.shape[0] != n) wrong_shape(f, v);
   bind_indices(i);
-  const Field* ignore = op_.find("ignore_index");
-  if (recorder || !ignore) return;
-  const i64* label = static_cast<const i64*>(labels.p);
-  for (i64 r = 0; r < n; r++)
-    if ((label[r] < 0 || label[r] >= c) && label[r] != call.slots[ignore->slot].i)
-      raise("LabelError", op_.name + ": label " + std::to_string(label[r]) + " at row " +
-                              std::to_string(r) + "; valid 0.." + std::to_string(c - 1));
+}
+
+// Which integers an op takes; all of them where it minds none.
+std::optional<LabelRange> Binder::label_range(const Field& f) const {
+  if (f.kind == Kind::targets) {
+    const Field* ignore = op_.find("ignore_index");
+    if (!ignore) return {};
+    return LabelRange{call.slots[f.axes[1].slot].i, call.slots[ignore->slot].i};
+  }
+  const Field* rows = op_.find("rows");
+  return rows ? std::optional(LabelRange{call.slots[rows->slot].i, {}}) : std::nullopt;
+}
+
+void Binder::wrong_label(const Field& f, const View& v, i64 r, i64 classes) const {
+  const std::string valid = "; valid 0.." + std::to_string(classes - 1);
+  if (f.kind == Kind::targets)
+    raise("LabelError",
+          op_.name + ": label " + label_text(v, r) + " at row " + std::to_string(r) + valid);
+  throw py::index_error(where(f) + ": " + label_text(v, r) + " at position " + std::to_string(r) +
+                        valid);
 }
 
 // ---- results -------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "labels.h"
 #include "ops.h"
 
 namespace fnn {
@@ -71,6 +72,8 @@ class Binder {
   void bind_matrix(int i);
   void bind_targets(int i);
   void bind_indices(int i);
+  std::optional<LabelRange> label_range(const Field& f) const;
+  [[noreturn]] void wrong_label(const Field& f, const View& v, i64 r, i64 classes) const;
   void bind_results();
   void take_library(const Field& f, const View& v);
   void take_type(int i);
