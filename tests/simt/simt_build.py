@@ -55,6 +55,10 @@ CPU_FLAGS = ["-DFNN_ISA=scalar", '-DFNN_VEC_HEADER="vec_scalar.h"', "-fno-math-e
 
 def sources(program):
     """The files of a program besides the emulator, from the root of the repository."""
+    if program == "matmul_ops":
+        cuda = [*relative("csrc/cuda/matmul*.cu"), "csrc/cuda/column_sum.cu"]
+        cpu = [file for file in CPU if "matmul" in file or "column_sum" in file]
+        return ["tests/simt/matmul_ops.cpp", *cuda, *cpu]
     if program == "demos":
         return ["tests/simt/demos.cpp", *relative("tests/simt/kernels/*.cu")]
     if program == "ops":
