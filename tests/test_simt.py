@@ -58,7 +58,9 @@ CORRECT = [
     "demos wgmma_gemm_transposed 0 100 136 200",
     "demos cross_entropy 0 9 200 0",
     "conformance",
+    "transfers",
     "ops",
+    "matmul_ops",
 ]
 
 
@@ -113,6 +115,9 @@ BUGS = [
     ("wgmma_gemm", 7, (70, 90, 400), WRONG, WRONG, FLIGHT),
     ("last_block_sum", 1, (), MISSED, MISSED, RACE),
     ("last_block_sum", 2, (), WRONG, WRONG, RACE),
+    ("last_group_sum", 1, (), MISSED, MISSED, RACE),
+    ("last_group_sum", 2, (), MISSED, MISSED, RACE),
+    ("last_group_sum", 3, (), MISSED, MISSED, f"{RACE}|{UNSET}"),
     ("grid_reverse", 1, (), WRONG, WRONG, UNSET),
     ("named_barriers", 1, (), STUCK, STUCK, f"{RACE}|{UNSET}|{STUCK}"),
     ("proxy_product", 1, (), MISSED, MISSED, "missing fence.proxy.async"),
@@ -140,7 +145,6 @@ def test_seeded_bugs_are_found(programs, demo, bug, sizes, plain, asan, race):
 # ---- what nvcc makes of it -------------------------------------------------------------------
 
 GPUS = {"sm_90a": "arch=compute_90a,code=sm_90a", "sm_80": "arch=compute_80,code=sm_80"}
-NVCC = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-lineinfo"]
 INSTRUCTIONS = {  # of tests/simt/conformance.cu
     "sm_80": [
         r"cp\.async\.cg\.shared\.global",
@@ -163,16 +167,18 @@ INSTRUCTIONS = {  # of tests/simt/conformance.cu
         r"griddepcontrol\.launch_dependents",
     ],
 }
-CUDA_SOURCES = ["tests/simt/conformance.cu", *build.relative("csrc/cuda/*.cu")]
+# The kernels of csrc/cuda are compiled by the build, where FASTNN_WERROR=ON makes errors of spilled
+# registers and of local memory. Here: the wrappers, and what ptxas only mentions.
+COMPILED = [("tests/simt/conformance.cu", gpu) for gpu in GPUS]
+COMPILED += [(source, "sm_90a") for source in build.relative("csrc/cuda/*_sm90a.cu")]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-@pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("source", CUDA_SOURCES)
+@pytest.mark.parametrize(("source", "gpu"), COMPILED)
 def test_nvcc_compiles_without_spills(tmp_path, source, gpu):
     """Registers suffice, no array lies in local memory, and the wrappers are what they say."""
     includes = [f"-I{build.ROOT / folder}" for folder in ("csrc", "csrc/cuda", "tests/simt")]
-    command = ["nvcc", *NVCC, *includes, "-gencode", GPUS[gpu], "-Xptxas", "-v", "--keep"]
+    command = ["nvcc", *build.NVCC, *includes, "-gencode", GPUS[gpu], "-Xptxas", "-v", "--keep"]
     command += ["--keep-dir", str(tmp_path), "-c", str(build.ROOT / source)]
     printed = build.run([*command, "-o", str(tmp_path / "object.o")]).stderr
     assert "ptxas info" in printed

@@ -12,16 +12,15 @@ namespace {
 enum { kNarrow = 8 };
 
 // Inputs (n, c) are worked on in one of two orders, with the same bits. By columns: a thread takes
-// a panel of them from sums to result while it is in the cache. By rows: threads share the blocks
-// of rows, which keeps apart the lines of threads that have less than a strip each; and they read
-// whole rows in order of what no cache holds, as only that reaches the bandwidth of memory. The
-// sums then wait in the result's memory, which must hold no input.
+// a panel of them from sums to result. By rows, where there is a block of them for every thread:
+// whole rows are read in order, which is what prefetching is made for, and panels of a width that
+// is a power of two don't fight for the same sets of a cache. The result may take the input's
+// place.
+inline bool by_rows(const Team& team, i64 n) {
+  return n >= kBlock * (team.size > 2 ? team.size : 2);
+}
 template <class T> bool beyond_caches(i64 n, i64 c) {
   return n * c * i64(sizeof(T)) >= i64(16) << 20;
-}
-template <class T> bool by_rows(const Team& team, i64 n, i64 c) {
-  if (n < 2 * kBlock) return false;
-  return beyond_caches<T>(n, c) || c < team.size * kWide * Vec<T>::lanes;
 }
 
 // Whether whole strips are aligned in every row.

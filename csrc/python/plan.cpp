@@ -239,9 +239,11 @@ class PySingle {
   }
 
   const char* copy_of_labels(const py::array& labels, char* to) {
-    if (!are_integers(labels)) return nullptr;
-    i64 row = copy_labels(labels, *labels_, reinterpret_cast<i64*>(to));
-    return row == labels.shape(0) ? to : nullptr;
+    View view;
+    view_array(labels.ptr(), view, "step", "y");
+    if (!is_integer(view.dtype)) return nullptr;
+    i64 row = copy_labels(view, &*labels_, reinterpret_cast<i64*>(to));
+    return row == view.shape[0] ? to : nullptr;
   }
 
   PyPlan& plan_;

@@ -10,6 +10,7 @@
 #include "bfloat16.h"
 #include "column_sum.h"
 #include "each.h"
+#include "matmul_thin.h"
 #include "matmul_tile.h"
 #include "transpose.h"
 
@@ -17,7 +18,6 @@ namespace {
 
 template <class T> constexpr i64 kLanes = Vec<T>::lanes;
 template <class T> i64 count_vecs(i64 n) { return (n + kLanes<T> - 1) / kLanes<T>; }
-inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
 constexpr i64 kPairedTerms = 16;  // of the right factor, paired at once
 
@@ -284,12 +284,40 @@ template <class T, bool kPairs> struct Product {
 // Whether the transposed product takes less time, in tenths of a cycle per term: multiplying, and
 // transposing the right factor (on the way for one tile of rows) and the result.
 template <class T> bool better_transposed(const matmul_args<T>& a) {
-  if (a.n > kLanes<T> && a.m > kResultVecs * kLanes<T>) return false;
+  const i64 narrow = kLanes<T> > kTallest<T> ? kLanes<T> : kTallest<T>;
+  if (a.n > narrow && a.m > kResultVecs * kLanes<T>) return false;
   auto cost = [&](i64 m, i64 n, bool contiguous, i64 passes) {
     return 10 * m * count_vecs<T>(n) + (contiguous ? 0 : m <= kTallest<T> ? n : 4 * n * passes);
   };
   const i64 passes = (a.n + kResultRows - 1) / kResultRows, result = 4 * a.m * a.n / (a.k + 1);
   return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
+}
+
+// Whole rows of the product with its bias in y: keeps it, applies the activation or gate.
+template <class T> void finish_rows(const matmul_args<T>& a, i64 begin, i64 end) {
+  if (a.activation < 0 && !a.preactivation && !a.gate) return;
+  T *const y = a.y, *const sum = a.preactivation;
+  const T* const gate = a.gate;
+  const i64 n = a.n;
+  with_activation<T>(a.activation, [=](auto f) {
+    each_vec<T>(begin * n, end * n, [=](auto at) {
+      Vec<T> x = at.load(y);
+      if (sum) at.store(sum, x);
+      if (gate) x = relu_backward(x, at.load(gate));
+      at.store(y, f(x));
+    });
+  });
+}
+
+template <class T> void multiply_thin(const matmul_args<T>& a, const Team& team) {
+  const Thin<T> thin(a);
+  share_range(team, a.m, kThinRows, [&](i64 begin, i64 end) {
+    for (i64 i = begin; i < end; i += kThinRows) {
+      const i64 next = least(i + kThinRows, end);
+      thin.rows(i, next, end);
+      finish_rows(a, i, next);
+    }
+  });
 }
 
 // Threads share the rows of a tall result, so that none takes a line from another that writes next
@@ -299,6 +327,7 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
 // once.
 template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
   if (a.m == 0 || a.n == 0) return;
+  if (!kPairs && Thin<T>::suits(a)) return multiply_thin(a, team);
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
   const Product<T, kPairs> p(a, !a.a_bytes && better_transposed(a), team, size);
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);

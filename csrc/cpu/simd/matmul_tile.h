@@ -91,25 +91,34 @@ template <class T, int R, int V> void transposing_tile(const Tile<T>& t) {
   const T* left = t.left.p;
   i64 k = 0;
   const bool turns = t.right.rs == 1 && t.columns == width;
+  // A few terms of one Vec of columns, less those that have had their turn.
+  auto turn = [&](const T* left, const T* right, int v, i64 had) {
+    Vec<T> turned[few];
+    load_columns(right, t.right.cs, turned);
+#pragma GCC unroll 4
+    for (i64 j = 0; j < few; j++, left += t.left.cs) {
+      if (j < had) continue;
+      __builtin_prefetch(right + lanes + j, 0, 2);
+#pragma GCC unroll 32
+      for (int r = 0; r < R; r++)
+        sums[r][v] = fma(set1(left[r * t.left.rs]), turned[j], sums[r][v]);
+    }
+  };
   for (i64 now; turns && t.terms - k >= few; k += now, left += now * t.left.cs) {
     now = t.terms - k < lanes ? (t.terms - k) / few * few : lanes;
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) {
-      const View<T> from = t.right.at(k, v * lanes);
-      const T* terms = left;
-      for (i64 i = 0; i < now; i += few) {
-        Vec<T> turned[few];
-        load_columns(from.p + i, from.cs, turned);
-#pragma GCC unroll 4
-        for (i64 j = 0; j < few; j++, terms += t.left.cs) {
-          __builtin_prefetch(from.at(lanes, i + j).p, 0, 2);
-#pragma GCC unroll 32
-          for (int r = 0; r < R; r++) {
-            sums[r][v] = fma(set1(terms[r * t.left.rs]), turned[j], sums[r][v]);
-          }
-        }
-      }
+      const T *terms = left, *right = t.right.at(k, v * lanes).p;
+      for (i64 i = 0; i < now; i += few, terms += few * t.left.cs) turn(terms, right + i, v, 0);
     }
+  }
+  if (turns && k < t.terms && k > 0) {
+    const i64 had = few - (t.terms - k);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      turn(left - had * t.left.cs, t.right.at(k - had, v * lanes).p, v, had);
+    }
+    k = t.terms;
   }
   alignas(64) T rows[lanes * width];
   for (; k < t.terms; k += lanes) {
