@@ -60,6 +60,7 @@ CORRECT = [
     "conformance",
     "transfers",
     "ops",
+    "matmul_ops",
 ]
 
 
@@ -114,6 +115,9 @@ BUGS = [
     ("wgmma_gemm", 7, (70, 90, 400), WRONG, WRONG, FLIGHT),
     ("last_block_sum", 1, (), MISSED, MISSED, RACE),
     ("last_block_sum", 2, (), WRONG, WRONG, RACE),
+    ("last_group_sum", 1, (), MISSED, MISSED, RACE),
+    ("last_group_sum", 2, (), MISSED, MISSED, RACE),
+    ("last_group_sum", 3, (), MISSED, MISSED, f"{RACE}|{UNSET}"),
     ("grid_reverse", 1, (), WRONG, WRONG, UNSET),
     ("named_barriers", 1, (), STUCK, STUCK, f"{RACE}|{UNSET}|{STUCK}"),
     ("proxy_product", 1, (), MISSED, MISSED, "missing fence.proxy.async"),

@@ -11,6 +11,12 @@ SIMT_DEVICE void cp_async16(void* dst, const void* src, bool valid = true) {
                "r"(valid ? 16 : 0)
                : "memory");
 }
+// The first `bytes` of 16, 0 to 16, and zeros.
+SIMT_DEVICE void cp_async16_part(void* dst, const void* src, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(smem_u32(dst)), "l"(src),
+               "r"(bytes)
+               : "memory");
+}
 SIMT_DEVICE void cp_async4(void* dst, const void* src, bool valid = true) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(smem_u32(dst)), "l"(src),
                "r"(valid ? 4 : 0)
@@ -57,15 +63,21 @@ inline cudaError_t make_tensor_map_2d(CUtensorMap* map, CUtensorMapDataType type
                                       uint64_t width, uint64_t height, uint64_t pitch_bytes,
                                       uint32_t box_width, uint32_t box_height,
                                       CUtensorMapSwizzle swizzle) {
-  void* encode = nullptr;  // of the driver, which this library does not link
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode,
-                                                             12000, cudaEnableDefault, &found);
-  if (error != cudaSuccess) return error;
-  if (found != cudaDriverEntryPointSuccess || !encode) return cudaErrorNotSupported;
+  using Encode = decltype(&cuTensorMapEncodeTiled);
+  static const auto find = [] {  // of the driver, which this library does not link
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult status;
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found,
+                                                               12000, cudaEnableDefault, &status);
+    return error == cudaSuccess && status == cudaDriverEntryPointSuccess
+               ? reinterpret_cast<Encode>(found)
+               : nullptr;
+  };
+  static const Encode encode = find();
+  if (!encode) return cudaErrorNotSupported;
   const cuuint64_t size[2] = {width, height}, pitch[1] = {pitch_bytes};
   const cuuint32_t box[2] = {box_width, box_height}, step[2] = {1, 1};
-  const CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode)(
+  const CUresult result = encode(
       map, type, 2, const_cast<void*>(base), size, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
       swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;

@@ -714,6 +714,8 @@ void Binder::check_overlaps() const {
                   std::equal(written.strides, written.strides + written.ndim, other.strides);
       bool in_place_pair = fields[w].name == "dlogits" && fields[r].name == "logits";
       in_place_pair |= fields[w].name == "dpred" && fields[r].name == "pred";
+      in_place_pair |=
+          op_.id == op_batch_norm_backward && fields[w].name == "dx" && fields[r].name == "dy";
       bool may = (op_.elementwise && fields[w].is_result()) || in_place_pair;
       if (same && may && !both_written) continue;
       if (!same && written.library == Library::numpy &&

@@ -47,17 +47,20 @@ namespace {
 
 using namespace emu;
 
-void start_copy(char* dst, const char* src, uint32_t bytes, bool valid, Location where) {
-  if (uintptr_t(dst) % bytes || (valid && uintptr_t(src) % bytes)) {
-    fail("misaligned cp.async", where, "%u bytes to %p from %p", bytes, dst, src);
+void start_copy(void* to, const void* from, uint32_t bytes, uint32_t read, Location where) {
+  char* dst = static_cast<char*>(to);
+  const char* src = static_cast<const char*>(from);
+  if (uintptr_t(dst) % bytes || (read && uintptr_t(src) % bytes)) {
+    fail("misaligned cp.async", where, "%u bytes to %p from %p", bytes, to, from);
   }
+  if (read > bytes) fail("bad cp.async", where, "%u bytes read, %u written", read, bytes);
   check_bounds("write to shared memory", dst, bytes, where);
-  if (valid) check_bounds("read of global memory", src, bytes, where);
+  if (read) check_bounds("read of global memory", src, read, where);
   race::access(current, dst, bytes, true, where);
-  if (valid) race::access(current, src, bytes, false, where);
+  if (read) race::access(current, src, read, false, where);
   race::set_in_flight(dst, bytes, true, false, current, where);
   memset(dst, 0xFF, bytes);
-  current->open_copies.push_back({dst, src, bytes, valid ? bytes : 0, where});
+  current->open_copies.push_back({dst, src, bytes, read, where});
 }
 
 void finish(const PendingCopy& c) {
@@ -70,10 +73,13 @@ void finish(const PendingCopy& c) {
 }  // namespace
 
 void cp_async16(void* dst, const void* src, bool valid, Location where) {
-  start_copy(static_cast<char*>(dst), static_cast<const char*>(src), 16, valid, where);
+  start_copy(dst, src, 16, valid ? 16 : 0, where);
+}
+void cp_async16_part(void* dst, const void* src, int bytes, Location where) {
+  start_copy(dst, src, 16, uint32_t(bytes), where);
 }
 void cp_async4(void* dst, const void* src, bool valid, Location where) {
-  start_copy(static_cast<char*>(dst), static_cast<const char*>(src), 4, valid, where);
+  start_copy(dst, src, 4, valid ? 4 : 0, where);
 }
 void cp_async_commit() { current->copy_groups.push_back(std::exchange(current->open_copies, {})); }
 void cp_async_wait_for(int groups_left, Location) {

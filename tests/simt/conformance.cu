@@ -180,6 +180,24 @@ __global__ void cp_async_kernel(const float* x, float* y) {
   __syncwarp();
   y[128 + t] = smem[128 + 31 - t];
 }
+__global__ void cp_async_part_kernel(const float* x, float* y) {
+  __shared__ __align__(16) float smem[20];
+  const int t = threadIdx.x;
+  if (t < 5) simt::cp_async16_part(&smem[4 * t], &x[4 * t], 4 * t);
+  simt::cp_async_commit();
+  simt::cp_async_wait<0>();
+  __syncwarp();
+  if (t < 20) y[t] = smem[t];
+}
+void test_cp_async_part() {
+  const std::vector<float> x = grid_values<float>(20, 7);
+  Device<float> dx(x), y(20);
+  OK(simt::launch(cp_async_part_kernel, dim3(1), dim3(32), 0, nullptr, dx.get(), y.get()));
+  std::vector<double> expected = widened(x);
+  for (int i = 0; i < 20; i++) expected[i] = i % 4 < i / 4 ? x[i] : 0;
+  check_exact("cp.async of part of 16 bytes", y, expected);
+}
+
 void test_cp_async() {
   const std::vector<float> x = grid_values<float>(160, 7);
   Device<float> dx(x), y(160);
@@ -467,6 +485,7 @@ int main() {
   test_launch_errors();
   test_barriers();
   test_cp_async();
+  test_cp_async_part();
   test_streaming();
   test_mma_16<Half::bf16, bf16>("ldmatrix, mma.m16n8k16.bf16");
   test_mma_16<Half::fp16, __half>("ldmatrix, mma.m16n8k16.fp16");

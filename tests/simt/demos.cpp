@@ -91,6 +91,17 @@ void run_last_block_sum() {
   check("last_block_sum", sum.copy(), {expected}, {size}, kBound);
 }
 
+void run_last_group_sum() {
+  const int blocks = 5;
+  const std::vector<float> x = random_normal(128 * blocks);
+  Device<float> dx(x), partial(x.size()), sums(128);
+  Device<unsigned> counters(std::vector<unsigned>(2, 0));
+  OK(last_group_sum(bug, dx, partial, counters, sums, blocks));
+  std::vector<double> expected(128);
+  for (size_t i = 0; i < x.size(); i++) expected[i % 128] += 2.0 * x[i];
+  check("last_group_sum", sums.copy(), expected, {10}, kBound);
+}
+
 void run_grid_reverse() {
   const int count = 1000;
   const std::vector<float> x = random_normal(count);
@@ -141,7 +152,7 @@ const Demo demos[] = {
     {"wgmma_gemm", [] { run_wgmma(false); }}, {"wgmma_gemm_transposed", [] { run_wgmma(true); }},
     {"last_block_sum", run_last_block_sum},   {"grid_reverse", run_grid_reverse},
     {"named_barriers", run_named_barriers},   {"proxy_product", run_proxy_product},
-    {"tma_double", run_tma_double},
+    {"tma_double", run_tma_double},           {"last_group_sum", run_last_group_sum},
 };
 
 }  // namespace

@@ -108,7 +108,7 @@ struct Thread : Fiber {
   // threads of its block (valid while known_since is the block's last full barrier).
   uint32_t clock = 0, fence_clock = 0, proxy_fence_clock = 0, known_since = 0;
   bool knows_other_warps = false;
-  std::vector<uint32_t> known;
+  std::vector<uint32_t> known, known_at_fence;
 };
 
 // Threads that wait for the rest of their mask in one warp (or warpgroup) operation.

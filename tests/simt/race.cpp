@@ -297,6 +297,10 @@ void synchronise_through(const void* p) {
   if (current->fence_clock) {
     raise(at.blocks, b.serial, b.last_barrier);
     raise(at.threads, id(current), current->fence_clock - 1);
+    const std::vector<uint32_t>& others = current->known_at_fence;
+    for (uint32_t k = 0; k < others.size() && k < b.size; k++) {
+      if (others[k]) raise(at.threads, b.serial << 11 | k, others[k]);
+    }
     raise(at.blocks, b.known_blocks);
     raise(at.threads, b.known_threads);
   }
@@ -397,7 +401,11 @@ void acquire(Thread* t, const Clocks& from) {
   t->knows_other_warps = true;
 }
 
-void fence(Thread* t) { t->clock = t->fence_clock = ++tick; }
+// What other threads have handed on before, the fence makes visible, too.
+void fence(Thread* t) {
+  t->known_at_fence = known(t);
+  t->clock = t->fence_clock = ++tick;
+}
 
 // wgmma completes for the warpgroup as a whole: one thread may hand the operands on. TMA stores
 // complete for the thread that issued them.

@@ -139,6 +139,7 @@ void set_up(Thread& t, uint32_t rank, Block& b, size_t fiber) {
   t.clock = t.fence_clock = t.proxy_fence_clock = t.known_since = 0;
   t.knows_other_warps = false;
   t.known.clear();
+  t.known_at_fence.clear();
   make_fiber(t, fiber, thread_main);
 }
 

@@ -50,25 +50,19 @@ SANITIZERS = {
     "race": ["-fsanitize=thread", "-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"],
 }
 
-# The CPU's kernels that those of csrc/cuda are compared with.
-CPU = [
-    "csrc/core/matmul_plan.cpp",
-    "csrc/cpu/activations.cpp",
-    "csrc/cpu/column_sum.cpp",
-    "csrc/cpu/gradients.cpp",
-    "csrc/cpu/matmul.cpp",
-    "csrc/cpu/optimizers.cpp",
-    "csrc/cpu/softmax_cross_entropy.cpp",
-]
 CPU_FLAGS = ["-DFNN_ISA=scalar", '-DFNN_VEC_HEADER="vec_scalar.h"', "-fno-math-errno"]
 
 
 def sources(program):
     """The files of a program besides the emulator, from the root of the repository."""
+    if program == "matmul_ops":
+        cuda = [*relative("csrc/cuda/matmul*.cu"), "csrc/cuda/column_sum.cu"]
+        cpu = [file for file in CPU if "matmul" in file or "column_sum" in file]
+        return ["tests/simt/matmul_ops.cpp", *cuda, *cpu]
     if program == "demos":
         return ["tests/simt/demos.cpp", *relative("tests/simt/kernels/*.cu")]
     if program == "ops":
-        return ["tests/simt/ops.cpp", *relative("csrc/cuda/*.cu"), *CPU]
+        return [*relative("tests/simt/ops*.cpp"), *relative("csrc/cuda/*.cu"), *CPU]
     if program == "transfers":
         return ["tests/simt/transfers.cpp", "csrc/cuda/device/transfer.cu"]
     if program == "module":
@@ -79,6 +73,11 @@ def sources(program):
 
 def relative(pattern):
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+# The CPU's kernels that those of csrc/cuda are compared with.
+CPU = ["csrc/core/matmul_plan.cpp", *relative("csrc/cpu/*.cpp")]
+CPU.remove("csrc/cpu/matmul_bf16.cpp")
 
 
 def cuda_include():

@@ -68,6 +68,7 @@ inline uint32_t smem_u32(const void* p) { return emu::shared_address(p); }
 // ---- cp.async ------------------------------------------------------------------------------
 
 void cp_async16(void* dst, const void* src, bool valid = true, HERE);
+void cp_async16_part(void* dst, const void* src, int bytes, HERE);
 void cp_async4(void* dst, const void* src, bool valid = true, HERE);
 void cp_async_commit();
 void cp_async_wait_for(int groups_left, Location where);

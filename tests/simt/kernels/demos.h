@@ -28,6 +28,9 @@ cudaError_t wgmma_gemm(int bug, bool transpose_b, const bf16* a, const bf16* b, 
                        int n, int k);
 cudaError_t last_block_sum(int bug, const float* x, float* partial, unsigned* counter, float* sum,
                            int n, int blocks);
+// sums[t] = twice the sum over blocks of x[128 * block + t].
+cudaError_t last_group_sum(int bug, const float* x, float* partial, unsigned* counters, float* sums,
+                           int blocks);
 cudaError_t grid_reverse(int bug, const float* x, float* scratch, float* y, int n);
 // c = a a^T of a 64 x 64 matrix, brought to shared memory by ordinary writes.
 cudaError_t proxy_product(int bug, const bf16* a, float* c);

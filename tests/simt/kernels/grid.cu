@@ -1,7 +1,9 @@
 // Between blocks: the last one to finish adds up what all have left; and a barrier of the grid.
 // Bugs of last_block_sum: 1 no fence before the counter, 2 no __syncwarp in an exchange through
-// shared memory. Of grid_reverse: 1 no barrier of the grid. Of named_barriers: 1 the reader does
-// not say that it has read.
+// shared memory. Of last_group_sum, where each half of a block has a counter of its own: 1 no
+// barrier of the half before the fence, 2 no fence, 3 no barrier after the counter. Of
+// grid_reverse: 1 no barrier of the grid. Of named_barriers: 1 the reader does not say that it has
+// read.
 #include "demos.h"
 
 namespace {
@@ -38,6 +40,29 @@ __global__ void last_block_sum_kernel(const float* x, float* partial, unsigned* 
     for (int b = 0; b < int(gridDim.x); b++) total += partial[b];
     *sum = total;
   }
+}
+
+struct Halves {
+  bool last[2];
+};
+
+template <int bug>
+__global__ void last_group_sum_kernel(const float* x, float* partial, unsigned* counters,
+                                      float* sums) {
+  DYN_SMEM(Halves, smem);
+  const int t = threadIdx.x, half = t / 64;
+  partial[blockIdx.x * 128 + t] = 2 * x[blockIdx.x * 128 + t];
+  if (bug != 1) simt::bar_sync(1 + half, 64);
+  if (t % 64 == 0) {
+    if (bug != 2) __threadfence();
+    smem->last[half] = atomicInc(&counters[half], gridDim.x - 1) == gridDim.x - 1;
+    __threadfence();
+  }
+  if (bug != 3) simt::bar_sync(1 + half, 64);
+  if (!smem->last[half]) return;
+  float sum = 0;
+  for (int b = 0; b < int(gridDim.x); b++) sum += partial[b * 128 + t];
+  sums[t] = sum;
 }
 
 template <int bug>
@@ -77,6 +102,14 @@ cudaError_t last_block_sum(int bug, const float* x, float* partial, unsigned* co
   return with_bug<2>(bug, [&](auto which) {
     return simt::launch(last_block_sum_kernel<which()>, dim3(blocks), dim3(128), 0, nullptr, x,
                         partial, counter, sum, n);
+  });
+}
+
+cudaError_t last_group_sum(int bug, const float* x, float* partial, unsigned* counters, float* sums,
+                           int blocks) {
+  return with_bug<3>(bug, [&](auto which) {
+    return simt::launch(last_group_sum_kernel<which()>, dim3(blocks), dim3(128), sizeof(Halves),
+                        nullptr, x, partial, counters, sums);
   });
 }
 
