@@ -130,7 +130,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->totalGlobalMem = limit;
   return cudaSuccess;
 }
-__attribute__((weak)) cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   *value = which == cudaDevAttrComputeCapabilityMajor   ? capability / 10
            : which == cudaDevAttrComputeCapabilityMinor ? capability % 10
                                                         : 0;
