@@ -303,6 +303,14 @@ def test_a_label_out_of_range_is_found_later(label, dtype, told):
     fnn.synchronize()  # it was told
 
 
+def test_a_row_that_is_not_there_is_found_later():
+    x, index = np.zeros((5, 3), np.uint8), np.array([0, 4, 5])
+    on_device("take_rows", {"x": x, "index": index})
+    with pytest.raises(IndexError, match=r"^take_rows: index: 5 at position 2; valid 0\.\.4$"):
+        fnn.synchronize()
+    fnn.synchronize()
+
+
 # ---- refusals ----------------------------------------------------------------------------------
 
 
