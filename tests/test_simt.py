@@ -167,6 +167,19 @@ INSTRUCTIONS = {  # of tests/simt/conformance.cu
         r"griddepcontrol\.launch_dependents",
     ],
 }
+KERNEL_INSTRUCTIONS = {  # and of csrc/cuda
+    ("matmul_mma.cu", "sm_80"): [
+        r"cp\.async\.cg\.shared\.global",
+        r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.bf16",
+        r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32",
+    ],
+    ("matmul_sm90a.cu", "sm_90a"): [
+        *(rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k16\.f32\.bf16" for n in (64, 128, 192, 256)),
+        *(rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k8\.f32\.tf32" for n in (64, 128, 192, 256)),
+        r"cp\.async\.bulk\.tensor\.2d\.shared::cluster",
+        r"setmaxnreg\.dec",
+    ],
+}
 CUDA_SOURCES = ["tests/simt/conformance.cu", *build.relative("csrc/cuda/*.cu")]
 
 
@@ -184,8 +197,10 @@ def test_nvcc_compiles_without_spills(tmp_path, source, gpu):
     for line in printed.splitlines():
         frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line)
         assert not frame or frame.groups() == ("0", "0"), printed
+    wanted = KERNEL_INSTRUCTIONS.get((Path(source).name, gpu), [])
     if source.startswith("tests"):
-        (ptx,) = tmp_path.glob("*.ptx")
-        text = ptx.read_text(encoding="utf-8")
-        for instruction in INSTRUCTIONS["sm_80"] + (INSTRUCTIONS[gpu] if gpu != "sm_80" else []):
-            assert re.search(instruction, text), f"no {instruction}"
+        wanted = INSTRUCTIONS["sm_80"] + (INSTRUCTIONS[gpu] if gpu != "sm_80" else [])
+    (ptx,) = tmp_path.glob("*.ptx")
+    text = ptx.read_text(encoding="utf-8")
+    for instruction in wanted:
+        assert re.search(instruction, text), f"no {instruction}"
