@@ -8,7 +8,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from fastnn import _core, errors, ops
-from fastnn._core import get_num_threads, set_num_threads
+from fastnn._core import get_num_threads, set_num_threads, synchronize
 from fastnn.config import from_config, to_config
 from fastnn.errors import (
     CheckpointError,
@@ -90,6 +90,7 @@ __all__ = [
     "ops",
     "set_num_threads",
     "show_config",
+    "synchronize",
     "to_config",
 ]
 

@@ -4,13 +4,21 @@ from typing import Any
 
 
 class Holder:
-    """Memory on the CPU, on its way into another array library."""
+    """Memory that is ready, on its way into another array library.
 
-    def __init__(self, capsule: Any) -> None:
+    Parameters
+    ----------
+    capsule : DLPack capsule
+    device_type, device : int
+        Where it lies, as DLPack names it.
+    """
+
+    def __init__(self, capsule: Any, device_type: int, device: int) -> None:
         self._capsule = capsule
+        self._device = (device_type, device)
 
     def __dlpack__(self, **_: Any) -> Any:
         return self._capsule
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        return self._device

@@ -45,13 +45,7 @@ def _facts() -> dict[str, Any]:
             "available_cpus": _core.available_cpus(),
             "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         },
-        "cuda": {
-            "built": False,
-            "available": False,
-            "devices": [],
-            "architectures": [],
-            "why_not": "this version of fastnn has no CUDA kernels yet",
-        },
+        "cuda": _core.cuda_facts(),
     }
 
 

@@ -264,7 +264,11 @@ class BatchNorm(BuiltIn):
                 training=training,
                 activation=name,
                 y=y if activation else None,
-                out=(None, self.grads.get("weight"), self.grads.get("bias")),
+                out=(
+                    dy if overwrite else None,
+                    self.grads.get("weight"),
+                    self.grads.get("bias"),
+                ),
             )
             return _keep_affine(self, self.affine, gradients)
 
@@ -626,6 +630,30 @@ class _Stage:
         return y, partial(backprop, overwrite=True) if self.overwrite else backprop
 
 
+class _ChainBackprop:
+    """Gradients through the stages of a `Sequential`, from the last to the first."""
+
+    def __init__(self, steps: list[Backprop]) -> None:
+        self.steps = steps
+
+    def __call__(self, dy: Array | None, overwrite: bool = False) -> Array | None:
+        for step in reversed(self.steps):
+            if dy is None:
+                return None
+            dy = step(dy)
+        return dy
+
+    def finish(self, dy: Array | None) -> None:
+        """As a call, which must be the last: what a stage has saved goes as soon as it has run."""
+        while self.steps and dy is not None:
+            dy = self.steps.pop()(dy)
+
+
+def finish_backprop(backprop: Backprop, dy: Array) -> None:
+    """Call it for the last time, so that later gradients may lie where activations were."""
+    (backprop.finish if isinstance(backprop, _ChainBackprop) else backprop)(dy)
+
+
 class Sequential(BuiltIn):
     """Layers one behind the other.
 
@@ -692,14 +720,7 @@ class Sequential(BuiltIn):
             x, step = stage.forward(x, training)
             steps.append(step)
 
-        def backprop(dy: Array, overwrite: bool = False) -> Array | None:
-            for step in reversed(steps):
-                if dy is None:
-                    return None
-                dy = step(dy)
-            return dy
-
-        return x, backprop
+        return x, _ChainBackprop(steps)
 
     def _check_input(self, shape: Shape | None) -> None:
         if self.layers:

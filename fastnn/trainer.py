@@ -23,7 +23,7 @@ from fastnn.engine import Body, Direct, Eager, Job, Native, Program, Stage
 from fastnn.errors import DeviceError, DTypeError
 from fastnn.history import EarlyStopping, History
 from fastnn.layer import Layer
-from fastnn.layers import BatchNorm, Dropout
+from fastnn.layers import BatchNorm, Dropout, finish_backprop
 from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
 from fastnn.parameters import FlatParameters
@@ -602,7 +602,7 @@ class Trainer:
         del pred
         if not self._recordable:
             self._flat.grads[...] = 0  # a layer of one's own may leave some out
-        backprop(dpred)
+        finish_backprop(backprop, dpred)
         self._flat.collect(copies=not self._recordable)
         if self.check_finite:
             results["nonfinite"] = ops.first_nonfinite(self._flat.grads)
@@ -710,7 +710,7 @@ class _Stopping:
 
 def _check_arguments(loss: Loss, device: str, precision: str, clip_grad_norm: float | None) -> None:
     if device == "cuda":
-        raise DeviceError("Trainer: device 'cuda': this build of fastnn has no CUDA kernels")
+        raise DeviceError("Trainer: device 'cuda': training steps run on the CPU alone as yet")
     if device != "cpu":
         raise ValueError(f"Trainer: device must be 'cpu' or 'cuda', got {device!r}")
     if precision not in _PRECISIONS:

@@ -224,6 +224,21 @@ def test_results_of_vectors_can_be_passed_on():
     assert y.shape == dx.shape == (5,)
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("shape", [(9, 5), (700, 70), (4, 3, 7)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_gradient_of_batch_norm_may_take_the_place_of_dy(shape, dtype, activation):
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(2, *shape)).astype(DTYPES[dtype])
+    y, mean, rstd = ops.batch_norm(x, activation=activation)
+    arguments = {"x": x, "mean": mean, "rstd": rstd, "activation": activation, "y": y}
+    expected = ops.batch_norm_backward(dy, **arguments)
+    found = ops.batch_norm_backward(dy, **arguments, out=(dy, None, None))
+    assert found[0] is dy
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 # ---- memory that must not be touched -----------------------------------------------------------
 
 ALL = [pytest.param(chosen, id=f"{op}-{chosen}") for op in CASES for chosen in CASES[op]]

@@ -435,7 +435,7 @@ def torch():
 
 
 def agree(torch, ours, theirs, rtol=1e-12):
-    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(ours, theirs.detach().cpu().numpy(), rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("op", PAIRS)

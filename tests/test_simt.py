@@ -58,6 +58,7 @@ CORRECT = [
     "demos wgmma_gemm_transposed 0 100 136 200",
     "demos cross_entropy 0 9 200 0",
     "conformance",
+    "transfers",
     "ops",
     "matmul_ops",
 ]
@@ -144,7 +145,6 @@ def test_seeded_bugs_are_found(programs, demo, bug, sizes, plain, asan, race):
 # ---- what nvcc makes of it -------------------------------------------------------------------
 
 GPUS = {"sm_90a": "arch=compute_90a,code=sm_90a", "sm_80": "arch=compute_80,code=sm_80"}
-NVCC = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-lineinfo"]
 INSTRUCTIONS = {  # of tests/simt/conformance.cu
     "sm_80": [
         r"cp\.async\.cg\.shared\.global",
@@ -167,29 +167,23 @@ INSTRUCTIONS = {  # of tests/simt/conformance.cu
         r"griddepcontrol\.launch_dependents",
     ],
 }
-KERNEL_INSTRUCTIONS = {  # and of csrc/cuda
-    ("matmul_mma.cu", "sm_80"): [
-        r"cp\.async\.cg\.shared\.global",
-        r"mma\.sync\.aligned\.m16n8k16\.row\.col\.f32\.bf16",
-        r"mma\.sync\.aligned\.m16n8k8\.row\.col\.f32\.tf32",
-    ],
-    ("matmul_sm90a.cu", "sm_90a"): [
-        *(rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k16\.f32\.bf16" for n in (64, 128, 192, 256)),
-        *(rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k8\.f32\.tf32" for n in (64, 128, 192, 256)),
-        r"cp\.async\.bulk\.tensor\.2d\.shared::cluster",
-        r"setmaxnreg\.dec",
-    ],
-}
-CUDA_SOURCES = ["tests/simt/conformance.cu", *build.relative("csrc/cuda/*.cu")]
+SM90A_INSTRUCTIONS = [  # of the product on Hopper
+    *INSTRUCTIONS["sm_90a"][:9],
+    r"setmaxnreg\.dec",
+    r"setmaxnreg\.inc",
+]
+# The kernels of csrc/cuda are compiled by the build, where FASTNN_WERROR=ON makes errors of spilled
+# registers and of local memory. Here: the wrappers, and what ptxas only mentions.
+COMPILED = [("tests/simt/conformance.cu", gpu) for gpu in GPUS]
+COMPILED += [(source, "sm_90a") for source in build.relative("csrc/cuda/*_sm90a.cu")]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-@pytest.mark.parametrize("gpu", GPUS)
-@pytest.mark.parametrize("source", CUDA_SOURCES)
+@pytest.mark.parametrize(("source", "gpu"), COMPILED)
 def test_nvcc_compiles_without_spills(tmp_path, source, gpu):
     """Registers suffice, no array lies in local memory, and the wrappers are what they say."""
     includes = [f"-I{build.ROOT / folder}" for folder in ("csrc", "csrc/cuda", "tests/simt")]
-    command = ["nvcc", *NVCC, *includes, "-gencode", GPUS[gpu], "-Xptxas", "-v", "--keep"]
+    command = ["nvcc", *build.NVCC, *includes, "-gencode", GPUS[gpu], "-Xptxas", "-v", "--keep"]
     command += ["--keep-dir", str(tmp_path), "-c", str(build.ROOT / source)]
     printed = build.run([*command, "-o", str(tmp_path / "object.o")]).stderr
     assert "ptxas info" in printed
@@ -197,7 +191,7 @@ def test_nvcc_compiles_without_spills(tmp_path, source, gpu):
     for line in printed.splitlines():
         frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores", line)
         assert not frame or frame.groups() == ("0", "0"), printed
-    wanted = KERNEL_INSTRUCTIONS.get((Path(source).name, gpu), [])
+    wanted = SM90A_INSTRUCTIONS
     if source.startswith("tests"):
         wanted = INSTRUCTIONS["sm_80"] + (INSTRUCTIONS[gpu] if gpu != "sm_80" else [])
     (ptx,) = tmp_path.glob("*.ptx")

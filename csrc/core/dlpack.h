@@ -26,7 +26,7 @@ struct DLManagedTensor {
 };
 }
 
-enum : int32_t { kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3 };
+enum : int32_t { kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3, kDLCUDAManaged = 13 };
 enum : uint8_t {
   kDLInt = 0,
   kDLUInt = 1,

@@ -117,7 +117,6 @@ template <class T> Vec<T> floor_of(const batch_norm_args<T>& a) {
 
 // ---- (n, c) --------------------------------------------------------------------------------
 
-// `shift` may be what is in y so far.
 template <class T>
 void apply(const batch_norm_args<T>& a, Panel panel, const T* shift, i64 first, i64 rows,
            bool streamed) {
@@ -158,21 +157,22 @@ template <class T> void forward_by_columns(const batch_norm_args<T>& a, Panel pa
                        [&](i64 i, i64 rows) { apply(a, panel, shift, i, rows, false); });
 }
 
-// Blocks wait in the first rows of y, the shifts in the last.
+// What the blocks tell waits in the workspace, the shifts behind it.
 template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team& team) {
   constexpr int N = kPanel * Vec<T>::lanes;
-  const i64 blocks = (a.n + kBlock - 1) / kBlock, last = a.n - 1;
-  const bool far = beyond_caches<T>(a.n, a.c);
+  const i64 blocks = (a.n + kBlock - 1) / kBlock;
+  const bool far = beyond_caches<T>(a.n, a.c), past_caches = far && streams(a.y, a.c);
+  T* const scratch = reinterpret_cast<T*>(a.scratch);
   auto rows_of = [&](i64 b) { return least(kBlock, a.n - b * kBlock); };
   auto parked = [&](i64 b, Panel panel) {
-    T* p = a.y + 3 * b * a.c + panel.first;
+    T* p = scratch + 3 * b * a.c + panel.first;
     return Block<T>{p, p + a.c, p + 2 * a.c};
   };
-  auto shift = [&](Panel panel) { return a.y + last * a.c + panel.first; };
+  auto shift = [&](Panel panel) { return scratch + 3 * blocks * a.c + panel.first; };
   if (a.training) {
     share(team, blocks, [&](i64 b) {
       share_panels(kAlone, a.y, a.c, [&](Panel panel) {
-        const auto look = far ? look_at<1, T> : look_at<kChain, T>;
+        const auto look = far ? look_at<1, T> : look_at<kFew, T>;
         look(a.x + b * kBlock * a.c + panel.first, a.c, rows_of(b), panel, parked(b, panel));
       });
     });
@@ -185,17 +185,15 @@ template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team&
     finish(a, panel, moments, shift(panel));
   });
   barrier(team);
-  auto apply_to = [&](i64 i, i64 rows, bool streamed) {
-    share_panels(kAlone, a.y, a.c,
-                 [&](Panel panel) { apply(a, panel, shift(panel), i, rows, streamed); });
-  };
-  share_rows_backwards(team, last, far ? kBlock : kChain, [&](i64 first, i64 rows) {
-    if (!far) return apply_to(first, rows, false);
-    for (i64 i = first; i < first + rows; i++) apply_to(i, 1, streams(a.y, a.c));
+  share_rows_backwards(team, a.n, far ? kBlock : kChain, [&](i64 first, i64 rows) {
+    const i64 step = far ? 1 : kFew;
+    for (i64 i = first; i < first + rows; i += step) {
+      share_panels(kAlone, a.y, a.c, [&](Panel panel) {
+        apply(a, panel, shift(panel), i, least(step, first + rows - i), past_caches);
+      });
+    }
   });
   end_stream();
-  barrier(team);
-  if (team.rank == 0) apply_to(last, 1, false);
 }
 
 // ---- (n, c, s...): a channel ---------------------------------------------------------------
@@ -245,7 +243,7 @@ template <class T> void forward_channel(const batch_norm_args<T>& a, i64 j) {
 KERNEL(batch_norm) {
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { forward_channel(a, j); });
-  } else if (by_rows(team, a.n) && a.y != a.x) {
+  } else if (by_rows(team, a.n)) {
     forward_by_rows(a, team);
   } else {
     share_panels<kNarrow>(team, a.y, a.c, [&](Panel panel) { forward_by_columns(a, panel); });

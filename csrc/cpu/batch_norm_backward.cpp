@@ -108,17 +108,17 @@ void backward_by_columns(const batch_norm_backward_args<T>& a, const T* y, Panel
                        [&](i64 i, i64 rows) { apply(a, y, panel, i, rows, false); });
 }
 
-// Parts wait in the first rows of dx.
+// Parts wait in the workspace.
 template <class T>
 void backward_by_rows(const batch_norm_backward_args<T>& a, const T* y, const Team& team) {
   auto parked = [&](i64 b, Panel panel) {
-    T* p = a.dx + 2 * b * a.c + panel.first;
+    T* p = reinterpret_cast<T*>(a.scratch) + 2 * b * a.c + panel.first;
     return Parts<T>{p, p + a.c};
   };
-  const bool far = beyond_caches<T>(a.n, a.c);
+  const bool far = beyond_caches<T>(a.n, a.c), past_caches = far && streams(a.dx, a.c);
   share(team, (a.n + kBlock - 1) / kBlock, [&](i64 b) {
     share_panels(kAlone, a.dx, a.c, [&](Panel panel) {
-      const auto look = far ? look_at<1, T> : look_at<kChain, T>;
+      const auto look = far ? look_at<1, T> : look_at<kFew, T>;
       look(a, y, panel, b, parked(b, panel));
     });
   });
@@ -126,12 +126,13 @@ void backward_by_rows(const batch_norm_backward_args<T>& a, const T* y, const Te
   share_panels(team, a.dx, a.c,
                [&](Panel panel) { add_blocks(a, panel, [&](i64 b) { return parked(b, panel); }); });
   barrier(team);
-  auto apply_to = [&](i64 i, i64 rows, bool streamed) {
-    share_panels(kAlone, a.dx, a.c, [&](Panel panel) { apply(a, y, panel, i, rows, streamed); });
-  };
   share_rows_backwards(team, a.n, far ? kBlock : kChain, [&](i64 first, i64 rows) {
-    if (!far) return apply_to(first, rows, false);
-    for (i64 i = first; i < first + rows; i++) apply_to(i, 1, streams(a.dx, a.c));
+    const i64 step = far ? 1 : kFew;
+    for (i64 i = first; i < first + rows; i += step) {
+      share_panels(kAlone, a.dx, a.c, [&](Panel panel) {
+        apply(a, y, panel, i, least(step, first + rows - i), past_caches);
+      });
+    }
   });
   end_stream();
 }
@@ -178,7 +179,7 @@ KERNEL(batch_norm_backward) {
   const T* y = a.activation == 0 ? a.y : nullptr;
   if (a.s != 1) {
     share(team, a.c, [&](i64 j) { backward_channel(a, y, j); });
-  } else if (by_rows(team, a.n) && a.dx != a.dy && a.dx != a.x && a.dx != y) {
+  } else if (by_rows(team, a.n)) {
     backward_by_rows(a, y, team);
   } else {
     share_panels<kNarrow>(team, a.dx, a.c, [&](Panel panel) { backward_by_columns(a, y, panel); });

@@ -2,7 +2,7 @@
 // targets writes the gradient and adds up the loss, chunk by chunk in a fixed order. What weighs an
 // element is spread to one value an element in short pieces that stay in the cache, so that the
 // inner loop only ever loads whole Vecs.
-#include "simd/math.h"
+#include "simd/losses.h"
 #include "simd/reduce.h"
 
 namespace {
@@ -17,10 +17,6 @@ template <class T> struct Elements {
   i64 reduction;
   T *loss, *dx;
   char* scratch;
-};
-
-template <class T> struct LossAndGradient {
-  Vec<T> loss, gradient;
 };
 
 enum { kMean, kSum, kNone };
@@ -99,39 +95,22 @@ FNN_INLINE void elementwise_loss(const Elements<T>& e, const Team& team, F&& f) 
 
 }  // namespace
 
-// With s the sigmoid, (1 - t) softplus(z) + pos_weight t softplus(-z); softplus(z) is computed as
-// max(z, 0) + log1p(exp(-|z|)), and the gradient (1 - t) s(z) - pos_weight t s(-z) keeps its
-// relative precision in both tails.
 KERNEL(sigmoid_cross_entropy) {
   const Elements<T> e{a.n, a.f,         a.logits, a.targets, a.sample_weight, a.pos_weight,
                       a.p, a.reduction, a.loss,   a.dlogits, a.scratch};
-  elementwise_loss(e, team, [](Vec<T> z, Vec<T> t, Vec<T> pos_weight) -> LossAndGradient<T> {
-    const Vec<T> one = set1(T(1)), none = zero<T>();
-    Vec<T> negative = one - t, positive = pos_weight * t;
-    Vec<T> small = exp(-abs(z)), large_s = one / (one + small), small_s = small * large_s;
-    Mask<T> right = z > none;
-    Vec<T> linear = max(z, none) * negative + max(-z, none) * positive;
-    Vec<T> s = select(right, large_s, small_s), s_of_minus = select(right, small_s, large_s);
-    return {fma(log1p_unit(small), negative + positive, linear),
-            s * negative - s_of_minus * positive};
+  elementwise_loss(e, team, [](Vec<T> z, Vec<T> t, Vec<T> pos_weight) {
+    return sigmoid_cross_entropy(z, t, pos_weight);
   });
 }
 
 KERNEL(mse) {
   const Elements<T> e{a.n, a.f,         a.pred, a.target, a.sample_weight, nullptr,
                       1,   a.reduction, a.loss, a.dpred,  a.scratch};
-  elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) -> LossAndGradient<T> {
-    Vec<T> d = x - t;
-    return {d * d, d + d};
-  });
+  elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) { return squared_error(x, t); });
 }
 
 KERNEL(mae) {
   const Elements<T> e{a.n, a.f,         a.pred, a.target, a.sample_weight, nullptr,
                       1,   a.reduction, a.loss, a.dpred,  a.scratch};
-  elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) -> LossAndGradient<T> {
-    const Vec<T> one = set1(T(1));
-    Vec<T> d = x - t;  // where it is 0 or NaN it is its own sign
-    return {abs(d), select(d > zero<T>(), one, select(d < zero<T>(), -one, d))};
-  });
+  elementwise_loss(e, team, [](Vec<T> x, Vec<T> t, Vec<T>) { return absolute_error(x, t); });
 }

@@ -11,13 +11,9 @@
 // input gives the same bits on every GPU: work is cut by shape alone, and there are no float
 // atomics.
 #pragma once
+#include "call.h"
 #include "core/ops.h"
 #include "simt.cuh"
-
-struct CudaCall {
-  cudaStream_t stream;
-  char* workspace;  // device memory of as many bytes as the op asks for, aligned to 256
-};
 
 #define CUDA_KERNEL(op) CUDA_KERNEL_WITH_WORKSPACE(op, 0)
 

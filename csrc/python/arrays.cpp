@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <memory>
 
+#include "device.h"
+
 namespace fnn {
 namespace {
 
@@ -120,15 +122,33 @@ void check_torch(PyObject* object, const char* op, const char* name) {
                        " can't be read through DLPack: " + why.what());
 }
 
-void check_device(PyObject* object, const char* op, const char* name) {
-  int type;
+// The number of the CUDA device that an array lies on; -1: the CPU.
+int find_device(PyObject* object, const char* op, const char* name) {
+  int type, number;
   try {
-    type = py::tuple(py::getattr(object, "__dlpack_device__")())[0].cast<int>();
+    py::tuple device(py::getattr(object, "__dlpack_device__")());
+    type = device[0].cast<int>();
+    number = device[1].cast<int>();
   } catch (py::error_already_set& e) { unreadable(op, name, e); }
-  if (type == kDLCPU || type == kDLCUDAHost) return;
-  raise("DeviceError", std::string(op) + ": " + name + " is on device type " +
-                           std::to_string(type) + " of DLPack (" + describe(object) +
-                           "), this build has kernels for the CPU only; move it to the CPU first");
+  if (type == kDLCPU || type == kDLCUDAHost) return -1;
+  const bool cuda = type == kDLCUDA || type == kDLCUDAManaged;
+  const char* why_not = cuda ? why_not_cuda(number) : "there are kernels for CPUs and CUDA";
+  if (!why_not) return number;
+  raise("DeviceError", std::string(op) + ": " + name + " (" + describe(object) + ") is on " +
+                           (cuda ? "cuda:" + std::to_string(number)
+                                 : "device type " + std::to_string(type) + " of DLPack") +
+                           ", but " + why_not);
+}
+
+// What is queued for the array comes before what its library's current stream does next: with
+// those whose stream is not known, before what the default stream does.
+py::object capsule_of(PyObject* object, const View& view) {
+  if (view.device < 0) return py::getattr(object, "__dlpack__")();
+  if (view.library == Library::torch)  // __dlpack__ would insist on the current device
+    return py::module_::import("torch.utils.dlpack").attr("to_dlpack")(py::handle(object));
+  const bool known = view.library == Library::cupy;
+  return py::getattr(
+      object, "__dlpack__")(py::arg("stream") = known ? -1 : static_cast<int>(kDefaultStream));
 }
 
 void view_dlpack(PyObject* object, View& view, const char* op, const char* name) {
@@ -136,10 +156,10 @@ void view_dlpack(PyObject* object, View& view, const char* op, const char* name)
     refuse(op, name, object, PySequence_Check(object) ? "; use numpy.asarray" : "");
   view.library = library_of(object);
   if (view.library == Library::torch) check_torch(object, op, name);
-  check_device(object, op, name);
+  view.device = find_device(object, op, name);
   py::object capsule;
   try {
-    capsule = py::getattr(object, "__dlpack__")();
+    capsule = capsule_of(object, view);
   } catch (py::error_already_set& e) { unreadable(op, name, e); }
   auto* managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   if (!managed) throw py::error_already_set();
@@ -164,7 +184,7 @@ void view_dlpack(PyObject* object, View& view, const char* op, const char* name)
 struct Export {
   DLManagedTensor managed;
   i64 shape[kMaxAxes];
-  void* data;
+  std::function<void(void*)> release;
 };
 
 PyObject* numpy_descr(DType dtype) {
@@ -281,16 +301,13 @@ py::object new_numpy(DType dtype, const i64* shape, int ndim, void** data) {
   return py::reinterpret_steal<py::object>(array);
 }
 
-py::object new_export(DType dtype, const i64* shape, int ndim, void** data) {
+py::object export_memory(DType dtype, const i64* shape, int ndim, DLDevice device, void* data,
+                         std::function<void(void*)> release) {
   auto owned = std::make_unique<Export>();
-  i64 count = 1;
-  for (int i = 0; i < ndim; i++) count *= shape[i];
-  size_t bytes = (static_cast<size_t>(count) * item_size(dtype) + 63) / 64 * 64;
-  owned->data = aligned_alloc(64, std::max<size_t>(bytes, 64));
-  if (!owned->data) throw std::bad_alloc();
   std::copy(shape, shape + ndim, owned->shape);
-  owned->managed = {{owned->data,
-                     {kDLCPU, 0},
+  owned->release = std::move(release);
+  owned->managed = {{data,
+                     device,
                      ndim,
                      {row(dtype).code, static_cast<u8>(item_size(dtype) * 8), 1},
                      owned->shape,
@@ -299,21 +316,34 @@ py::object new_export(DType dtype, const i64* shape, int ndim, void** data) {
                     owned.get(),
                     [](DLManagedTensor* self) {
                       auto* all = static_cast<Export*>(self->manager_ctx);
-                      free(all->data);
+                      all->release(self->dl_tensor.data);
                       delete all;
                     }};
-  *data = owned->data;
-  PyObject* capsule = PyCapsule_New(&owned.release()->managed, "dltensor", [](PyObject* c) {
+  PyObject* capsule = PyCapsule_New(&owned->managed, "dltensor", [](PyObject* c) {
     if (!PyCapsule_IsValid(c, "dltensor")) return;
     auto* m = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(c, "dltensor"));
     m->deleter(m);
   });
   if (!capsule) throw py::error_already_set();
+  owned.release();
   return py::reinterpret_steal<py::object>(capsule);
 }
 
-py::object import_array(Library library, PyObject* like, const py::object& capsule) {
-  py::object holder = py::module_::import("fastnn._dlpack").attr("Holder")(capsule);
+py::object new_export(DType dtype, const i64* shape, int ndim, void** data) {
+  i64 count = 1;
+  for (int i = 0; i < ndim; i++) count *= shape[i];
+  Buffer memory = allocate(static_cast<size_t>(count) * item_size(dtype));
+  *data = memory.get();
+  py::object capsule = export_memory(dtype, shape, ndim, {kDLCPU, 0}, *data,
+                                     [](void* p) { FreeDeleter()(static_cast<char*>(p)); });
+  memory.release();
+  return capsule;
+}
+
+py::object import_array(Library library, PyObject* like, const py::object& capsule, int device) {
+  py::object holder =
+      py::module_::import("fastnn._dlpack")
+          .attr("Holder")(capsule, device < 0 ? int{kDLCPU} : int{kDLCUDA}, std::max(device, 0));
   switch (library) {
     case Library::torch: return py::module_::import("torch").attr("from_dlpack")(holder);
     case Library::jax: return py::module_::import("jax.dlpack").attr("from_dlpack")(holder);

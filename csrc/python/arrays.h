@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <functional>
 #include <string>
 
 #include "../core/contract.h"
@@ -42,6 +43,7 @@ struct View {
   DType dtype = DType::other;
   Library library = Library::none;
   bool writeable = true;
+  int device = -1;  // number of the CUDA device; -1: the CPU
   int ndim = 0;
   i64 shape[kMaxAxes];
   i64 strides[kMaxAxes];       // bytes
@@ -77,6 +79,9 @@ struct View {
   }
 };
 
+// CUDA's default stream, as DLPack and CUDA name it.
+enum : uintptr_t { kDefaultStream = 1 };
+
 // Fills `view`; throws TypeError or DTypeError beginning with "op: name ..." for what is no array.
 void view_array(PyObject* object, View& view, const char* op, const char* name);
 
@@ -89,7 +94,11 @@ py::object new_numpy(DType dtype, const i64* shape, int ndim, void** data);
 // New C-contiguous memory on its way into another library: a DLPack capsule. Hand it over with
 // import_array only when it is filled: a library may copy at once.
 py::object new_export(DType dtype, const i64* shape, int ndim, void** data);
-py::object import_array(Library library, PyObject* like, const py::object& capsule);
+// Likewise, of given memory, which the last owner gives to `release`.
+py::object export_memory(DType dtype, const i64* shape, int ndim, DLDevice device, void* data,
+                         std::function<void(void*)> release);
+// device: its number, -1 for the CPU.
+py::object import_array(Library library, PyObject* like, const py::object& capsule, int device);
 // A NumPy array over memory that `base` keeps alive.
 py::object wrap_memory(DType dtype, const i64* shape, int ndim, void* data, py::handle base);
 

@@ -1,7 +1,10 @@
 #include "binder.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+
+#include "gil.h"
 
 namespace fnn {
 
@@ -55,22 +58,57 @@ void Binder::bind() {
     else if (fields[i].kind == Kind::targets)
       bind_targets(i);
   }
+  for (int i = 0; i < count && numbers_on_device_; i++)
+    if (fields[i].kind >= Kind::real && views_[i].object) take_library(fields[i], views_[i]);
   for (int i = 0; i < count; i++)
     if (fields[i].kind == Kind::dim && call.slots[fields[i].slot].i < 0)
       call.slots[fields[i].slot].i = fields[i].text == "last" ? last_axis() : 0;
   if (const char* text = op_.check(call.slots, call.f64))
     throw py::value_error(op_.name + ": " + fill_in(op_, call.slots, text));
+  if (on_device() && !cuda().has_kernel(op_.id, call.f64))
+    raise("DeviceError", op_.name + ": there is no CUDA kernel for it yet");
   bind_results();
   check_overlaps();
   // Only now, when nothing can be refused any more, may memory of the caller be copied.
-  for (Temporary& t : temporaries_) {
-    View& v = views_[t.field];
-    const Field& f = fields[t.field];
-    if (f.is_result()) continue;
-    i64 strides[kMaxAxes];
-    c_strides(v.shape, v.ndim, item_size(v.dtype), strides);
-    copy_strided(t.memory.get(), strides, v.data, v.strides, v.shape, v.ndim, item_size(v.dtype));
+  for (const Temporary& t : temporaries_)
+    if (!fields[t.field].is_result()) copy(t, false);
+  if (!on_device()) return;
+  for (const Temporary& t : indices_) copy_indices(t);
+  store_numbers();
+}
+
+// Between the caller's memory and a C-contiguous copy.
+void Binder::copy(const Temporary& t, bool back) {
+  const View& v = views_[t.field];
+  const size_t item = item_size(v.dtype);
+  i64 strides[kMaxAxes];
+  c_strides(v.shape, v.ndim, item, strides);
+  if (!on_device() && back)
+    copy_strided(v.data, v.strides, t.memory.get(), strides, v.shape, v.ndim, item);
+  else if (!on_device())
+    copy_strided(t.memory.get(), strides, v.data, v.strides, v.shape, v.ndim, item);
+  if (!on_device()) return;
+  CudaCopy c;
+  c.to = back ? v.data : t.memory.get();
+  c.from = back ? t.memory.get() : v.data;
+  c.ndim = v.ndim;
+  c.item = static_cast<int>(item);
+  std::copy(v.shape, v.shape + v.ndim, c.shape);
+  std::copy(v.strides, v.strides + v.ndim, back ? c.to_strides : c.from_strides);
+  std::copy(strides, strides + v.ndim, back ? c.from_strides : c.to_strides);
+  check_cuda(cuda().copy(queue_, c), op_.name, queue_.device);
+}
+
+void Binder::launch() {
+  const i64 bytes = cuda().workspace(op_.id, call.f64, call.slots);
+  Memory workspace;
+  if (bytes > 0) workspace = allocate_on(queue_, bytes, op_.name);
+  CudaError error;
+  {
+    Unlocked unlocked;
+    error = cuda().launch(queue_, op_.id, call.f64, call.slots, workspace.get());
   }
+  check_cuda(error, op_.name, queue_.device);
 }
 
 // ---- numbers -------------------------------------------------------------------------------
@@ -94,6 +132,7 @@ void Binder::bind_number(int i) {
   if (pointer && recorder && value)
     throw py::type_error(where(f) + " must be a 0-d array while recording, got " +
                          type_name(value));
+  if (pointer && value && bind_device_number(i)) return;
   double number = 0;
   i64 integer = 0;
   if (!value) {
@@ -142,6 +181,73 @@ void Binder::bind_number(int i) {
     slot.d = number;
   else
     slot.i = integer;
+}
+
+// A 0-d array on a device stays there. Until store_numbers(), the checks see a number that they
+// let pass.
+bool Binder::bind_device_number(int i) {
+  PyObject* value = values[i];
+  if (PyFloat_Check(value) || PyLong_Check(value) || recorder ||
+      !PyObject_HasAttrString(value, "__dlpack_device__"))
+    return false;
+  const Field& f = op_.fields[i];
+  View& v = views_[i];
+  view_array(value, v, op_.name.c_str(), f.name.c_str());
+  if (v.device < 0) {
+    v = View();
+    return false;
+  }
+  const bool fits = is_integer(v.dtype) ||
+                    (f.kind == Kind::scalar && (v.dtype == DType::f32 || v.dtype == DType::f64));
+  if (v.size() != 1 || !fits)
+    throw py::type_error(where(f) + " must be a number or a 0-d array, got " + describe(value));
+  numbers_on_device_ = true;
+  numbers_[i] = 1;
+  counters_[i] = 1;
+  Slot& slot = call.slots[f.slot];
+  if (f.kind == Kind::scalar)
+    slot.p = &numbers_[i];
+  else
+    slot.p = &counters_[i];
+  return true;
+}
+
+CudaElement element_of(DType dtype) {
+  const bool real = dtype == DType::f32 || dtype == DType::f64;
+  return {real ? 'f' : dtype <= DType::i64_ ? 'i' : 'u', static_cast<int>(item_size(dtype))};
+}
+
+// Numbers that the kernel reads through pointers, to the device.
+void Binder::store_numbers() {
+  CudaNumbers numbers;
+  numbers.count = 0;
+  int fields[kCudaNumbers];
+  for (int i = 0; i < static_cast<int>(op_.fields.size()); i++) {
+    const Field& f = op_.fields[i];
+    if (f.kind != Kind::scalar && f.kind != Kind::counter) continue;
+    Slot& slot = call.slots[f.slot];
+    if (numbers_of) {
+      slot = numbers_of->call.slots[f.slot];
+      continue;
+    }
+    const View& v = views_[i];
+    const bool real = f.kind == Kind::scalar;
+    if (v.object && v.dtype == (real ? DType::f64 : DType::i64_) && v.aligned()) {
+      slot.p = v.data;
+      continue;
+    }
+    if (numbers.count == kCudaNumbers)
+      throw std::logic_error("more than kCudaNumbers numbers by pointer");
+    fields[numbers.count] = i;
+    numbers.each[numbers.count++] = {
+        real, real ? std::bit_cast<u64>(numbers_[i]) : static_cast<u64>(counters_[i]),
+        v.object ? v.data : nullptr, v.object ? element_of(v.dtype) : CudaElement{}};
+  }
+  if (numbers.count == 0) return;
+  device_numbers_ = take_memory(static_cast<size_t>(numbers.count) * sizeof(u64));
+  numbers.to = reinterpret_cast<u64*>(device_numbers_.get());
+  check_cuda(cuda().store_numbers(queue_, numbers), op_.name, queue_.device);
+  for (int k = 0; k < numbers.count; k++) call.slots[op_.fields[fields[k]].slot].p = numbers.to + k;
 }
 
 void Binder::bind_choice(int i) {
@@ -204,13 +310,24 @@ void Binder::wrong_dtype(const Field& f, PyObject* object) const {
 }
 
 void Binder::take_library(const Field& f, const View& v) {
+  auto device_text = [](int device) {
+    return device < 0 ? std::string("the CPU") : "cuda:" + std::to_string(device);
+  };
   if (library_ == Library::none) {
     library_ = v.library;
     like_ = v.object;
+    if (v.device >= 0) queue_ = current_queue(library_, v.device);
+    if (recorder && on_device())
+      raise("DeviceError", where(f) + " must be an array on the CPU while recording, got one on " +
+                               device_text(v.device));
   } else if (library_ != v.library) {
     throw py::type_error(where(f) + " is an array of " + name_of(v.library) +
                          " but the arrays before it are of " + name_of(library_) +
                          "; all arrays of one call come from one library");
+  } else if (queue_.device != v.device) {
+    throw py::value_error(where(f) + " is on " + device_text(v.device) +
+                          " but the arrays before it are on " + device_text(queue_.device) +
+                          "; all arrays of one call are on one device");
   }
 }
 
@@ -275,6 +392,11 @@ void Binder::keep_alive(const View& v) {
     recorder->keep_alive.append(py::reinterpret_borrow<py::object>(v.object));
 }
 
+Memory Binder::take_memory(size_t bytes) {
+  if (on_device()) return allocate_on(queue_, static_cast<i64>(bytes), op_.name);
+  return Memory(allocate(bytes).release());
+}
+
 // The kernel gets the caller's memory where its layout allows, else a C-contiguous copy.
 void Binder::use_memory(int i, bool copy_back) {
   View& v = views_[i];
@@ -287,7 +409,7 @@ void Binder::use_memory(int i, bool copy_back) {
   if (recorder)
     throw py::value_error(where(op_.fields[i]) + " must be C-contiguous while recording");
   temporaries_.push_back(
-      {allocate(static_cast<size_t>(v.size()) * item_size(v.dtype)), i, copy_back});
+      {take_memory(static_cast<size_t>(v.size()) * item_size(v.dtype)), i, copy_back});
   slot.p = temporaries_.back().memory.get();
 }
 
@@ -375,13 +497,34 @@ void Binder::bind_indices(int i) {
     slot.p = v.data;
     return;
   }
-  Buffer memory = allocate(static_cast<size_t>(v.size()) * 8);
-  i64* to = reinterpret_cast<i64*>(memory.get());
+  indices_.push_back({take_memory(static_cast<size_t>(v.size()) * 8), i, false});
+  i64* to = reinterpret_cast<i64*>(indices_.back().memory.get());
+  slot.p = to;
+  if (on_device()) return;
   const std::optional<LabelRange> range = label_range(f);
   i64 r = copy_labels(v, range ? &*range : nullptr, to);
   if (r < v.shape[0]) wrong_label(f, v, r, range->classes);
-  slot.p = to;
-  indices_.push_back(std::move(memory));
+}
+
+// On a device nobody waits for the check: a kernel makes NaN of a bad label and reads nothing
+// outside, and synchronize() raises.
+void Binder::copy_indices(const Temporary& t) {
+  const View& v = views_[t.field];
+  const std::optional<LabelRange> range = label_range(op_.fields[t.field]);
+  CudaIndices indices = {};
+  indices.to = reinterpret_cast<i64*>(t.memory.get());
+  indices.from = v.data;
+  indices.element = element_of(v.dtype);
+  indices.n = v.size();
+  indices.stride = v.strides[0];
+  indices.op = op_.id;
+  indices.checked = range.has_value();
+  if (range) {
+    indices.limit = range->classes;
+    indices.ignores = range->ignored.has_value();
+    indices.ignored = range->ignored.value_or(0);
+  }
+  check_cuda(cuda().copy_indices(queue_, indices), op_.name, queue_.device);
 }
 
 void Binder::bind_targets(int i) {
@@ -534,15 +677,23 @@ void Binder::make_out(int i) {
   void* data = nullptr;
   py::object array;
   bool numpy = library_ == Library::none || library_ == Library::numpy;
-  if (recorder)
+  bool exported = false;
+  if (recorder) {
     array = placeholder(recorder->plan, dtype, shape.data(), ndim, &data);
-  else if (numpy)
+  } else if (numpy) {
     array = new_numpy(dtype, shape.data(), ndim, &data);
-  else
+  } else if (on_device()) {
+    DeviceArray made = new_on_device(library_, like_, dtype, shape.data(), ndim, queue_, op_.name);
+    array = std::move(made.array);
+    data = made.data;
+    exported = made.exported;
+  } else {
     array = new_export(dtype, shape.data(), ndim, &data);
+    exported = true;
+  }
   call.slots[f.slot].p = data ? data : &numbers_[i];
   bool number = f.axes.empty() || f.kind == Kind::loss;
-  results_.push_back({i, std::move(array), number && ndim == 0 && numpy && !recorder, !numpy});
+  results_.push_back({i, std::move(array), number && ndim == 0 && numpy && !recorder, exported});
 }
 
 void Binder::check_overlaps() const {
@@ -563,6 +714,8 @@ void Binder::check_overlaps() const {
                   std::equal(written.strides, written.strides + written.ndim, other.strides);
       bool in_place_pair = fields[w].name == "dlogits" && fields[r].name == "logits";
       in_place_pair |= fields[w].name == "dpred" && fields[r].name == "pred";
+      in_place_pair |=
+          op_.id == op_batch_norm_backward && fields[w].name == "dx" && fields[r].name == "dy";
       bool may = (op_.elementwise && fields[w].is_result()) || in_place_pair;
       if (same && may && !both_written) continue;
       if (!same && written.library == Library::numpy &&
@@ -580,15 +733,11 @@ void Binder::check_overlaps() const {
 }
 
 py::object Binder::finish() {
-  for (Temporary& t : temporaries_) {
-    if (!t.copy_back) continue;
-    View& v = views_[t.field];
-    i64 strides[kMaxAxes];
-    c_strides(v.shape, v.ndim, item_size(v.dtype), strides);
-    copy_strided(v.data, v.strides, t.memory.get(), strides, v.shape, v.ndim, item_size(v.dtype));
-  }
+  for (const Temporary& t : temporaries_)
+    if (t.copy_back) copy(t, true);
+  if (on_device() && !orders_memory(library_)) wait_for(queue_, op_.name);
   auto value = [this](Result& r) -> py::object {
-    if (r.exported) return import_array(library_, like_, r.array);
+    if (r.exported) return import_array(library_, like_, r.array, queue_.device);
     if (!r.scalar) return std::move(r.array);
     return py::reinterpret_steal<py::object>(PyObject_GetItem(r.array.ptr(), py::tuple().ptr()));
   };

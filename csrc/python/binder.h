@@ -1,9 +1,12 @@
 // Turns Python arguments into one recorded call: matches names, views arrays, checks types and
-// shapes against the contract, makes results. Nothing is written before everything is checked.
+// shapes against the contract, makes results. Nothing is written before everything is checked. On
+// a CUDA device all is queued in the caller's stream and nothing waits; numbers that kernels read
+// through pointers, indices and arrays of other layouts are brought over by kernels, too.
 #pragma once
 #include <vector>
 
 #include "arrays.h"
+#include "device.h"
 #include "labels.h"
 #include "ops.h"
 
@@ -23,8 +26,13 @@ class Binder {
   PyObject* out = nullptr;
   PyObject* dtype = nullptr;  // of results no array decides (rescale)
 
-  void bind();          // checks everything, allocates everything
-  py::object finish();  // after the run: copies back, returns the results
+  const Binder* numbers_of = nullptr;  // another call with the same numbers, already bound
+
+  void bind();                                  // checks everything, allocates everything
+  void launch();                                // queues a call that on_device()
+  py::object finish();                          // after the run: copies back, returns the results
+  int device() const { return queue_.device; }  // -1: the CPU
+  bool on_device() const { return device() >= 0; }
   const View& view(int field) const { return views_[field]; }  // object null: not given
 
   Call call;
@@ -34,7 +42,9 @@ class Binder {
   View views_[kMaxFields];
   Library library_ = Library::none;
   PyObject* like_ = nullptr;
-  int type_field_ = -1;  // the array that decided the floating-point type
+  CudaQueue queue_ = {-1, nullptr};  // device -1: the CPU
+  bool numbers_on_device_ = false;   // some of them
+  int type_field_ = -1;              // the array that decided the floating-point type
   struct Axes {
     const i64* shape = nullptr;
     int count = -1;
@@ -46,12 +56,13 @@ class Binder {
   };
   std::vector<Result> results_;
   struct Temporary {
-    Buffer memory;
+    Memory memory;
     int field;
     bool copy_back;
   };
   std::vector<Temporary> temporaries_;
-  std::vector<Buffer> indices_;
+  std::vector<Temporary> indices_;
+  Memory device_numbers_;
   double numbers_[kMaxFields];
   i64 counters_[kMaxFields];
 
@@ -67,6 +78,8 @@ class Binder {
   i64 last_axis() const;
   i64 product(const i64* shape, int count, const Field& f) const;
   void bind_number(int i);
+  bool bind_device_number(int i);
+  void store_numbers();
   void bind_choice(int i);
   void bind_array(int i);
   void bind_matrix(int i);
@@ -81,7 +94,10 @@ class Binder {
   void settle_dim(int slot, const i64* shape, int count, const Field& f, const View& v);
   void require_writeable(const Field& f, const View& v);
   void keep_alive(const View& v);
+  Memory take_memory(size_t bytes);
   void use_memory(int i, bool copy_back);
+  void copy(const Temporary& t, bool back);
+  void copy_indices(const Temporary& t);
   void check_overlaps() const;
   std::vector<i64> result_shape(const Field& f) const;
   bool wanted(const Field& f) const;

@@ -5,6 +5,7 @@
 #include "../core/dispatch.h"
 #include "../core/threads.h"
 #include "arrays.h"
+#include "device.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -65,6 +66,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   fnn::add_ops(m);
   fnn::add_plan(m);
   fnn::add_parameters(m);
+  fnn::add_device(m);
   m.def("read_environment", read_environment, "Obey FASTNN_ISA and FASTNN_NUM_THREADS.");
   m.def("set_num_threads", set_num_threads, py::arg("n"),
         "Use n threads (1 to 1024) for large work.");

@@ -80,6 +80,8 @@ py::object call_once(const PyOp& op, const Values& values) {
   binder.bind();
   if (recorder)
     recorder->plan->add(*op.info, binder.call.f64, binder.call.slots);
+  else if (binder.on_device())
+    binder.launch();
   else
     run(binder.call);
   return binder.finish();
@@ -153,7 +155,12 @@ py::object call_lists(const PyOp& op, Values& values) {
       bool list = info.fields[p].is_array() && is_list(value);
       binder->values[p] = list ? PyTuple_GET_ITEM(value, j) : value;
     }
+    if (j) binder->numbers_of = binders[0].get();
     binder->bind();
+    if (j && binder->device() != binders[0]->device())
+      throw py::value_error(info.name + ": " + info.fields[op.parameters[0]].name + "[" +
+                            std::to_string(j) +
+                            "] is on another device than [0]; all arrays of one call are on one");
     if (j && binder->call.f64 != binders[0]->call.f64)
       raise("DTypeError", info.name + ": " + info.fields[op.parameters[0]].name + "[" +
                               std::to_string(j) +
@@ -165,6 +172,8 @@ py::object call_lists(const PyOp& op, Values& values) {
   for (auto& binder : binders) calls.push_back(binder->call);
   if (recorder)
     for (const Call& call : calls) recorder->plan->add(info, call.f64, call.slots);
+  else if (!binders.empty() && binders[0]->on_device())
+    for (auto& binder : binders) binder->launch();
   else
     run(calls);
   for (auto& binder : binders) binder->finish();

@@ -49,6 +49,12 @@ class Arrays {
   template <class T> T* output(const char* name, size_t n) {
     return values<T>(std::vector<double>(n, -77), name);
   }
+  // 0, 1, ... below `most`, in an order of their own; a result if it has a name.
+  u8* bytes(size_t n, const char* name, int most = 1) {
+    std::vector<double> v(n);
+    for (size_t i = 0; i < n; i++) v[i] = double(i * i * 7 % 257 % size_t(most));
+    return values<u8>(v, name);
+  }
 
   std::vector<Result> results() const {
     std::vector<Result> all;
@@ -144,6 +150,16 @@ struct Accuracy {
   bool same_bits;  // as the CPU's
 };
 
+constexpr Accuracy kElementwise{16, true};
+constexpr Accuracy kExact{0, true};
+
+// "name 3x4" for sizes 3 and 4.
+inline std::string label(const char* name, std::initializer_list<i64> sizes) {
+  std::string text = name;
+  for (i64 size : sizes) text += (text == name ? " " : "x") + std::to_string(size);
+  return text;
+}
+
 template <class Make>
 void compare(const std::string& what, const Entries& f32, const Entries& f64, Accuracy accuracy,
              size_t shift, Make make) {
@@ -162,6 +178,9 @@ void compare(const std::string& what, const Entries& f32, const Entries& f64, Ac
     check((name + " f64 as the CPU's").c_str(), wide[r].values, exact[r].values, {1}, 0);
   }
 }
+
+#define OP(name, doc) DECLARE_OP(name)
+#include "core/each_op.h"
 
 #define ENTRIES(op, type) \
   Entries { fnn_cuda_##op##_##type, fnn_cuda_##op##_##type##_workspace, fnn_scalar_##op##_##type }

@@ -1,5 +1,6 @@
-"""Builds the programs of tests/simt with g++, in three ways. An object is made again when its
-source or any header is newer. As a script: python simt_build.py FOLDER [PROGRAM] [BUILD]."""
+"""Builds the programs of tests/simt with g++, in three ways, and the module as a library. An object
+is made again when its source or any header is newer. As a script:
+python simt_build.py FOLDER [PROGRAM] [BUILD]."""
 
 import os
 import platform
@@ -35,25 +36,21 @@ COMMON = [
     "-Wno-unused-function",
 ]
 KERNELS = ["-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern"]
-EMULATOR_FLAGS = {"plain": [], "asan": ["-DEMU_ASAN=1"], "race": ["-DEMU_RACE=1"]}
+EMULATOR_FLAGS = {
+    "plain": [],
+    "module": ["-fPIC", "-fvisibility=hidden", '-DFASTNN_CUDA_ARCHITECTURES="emulated"'],
+    "asan": ["-DEMU_ASAN=1"],
+    "race": ["-DEMU_RACE=1"],
+}
 SANITIZERS = {
     "plain": [],
+    "module": [],
     "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     # Not linked to libtsan: hooks.cpp takes its place. -fno-tree-sra keeps accesses of 16 bytes.
     "race": ["-fsanitize=thread", "-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"],
 }
 
-# The CPU's kernels that those of csrc/cuda are compared with.
-CPU = [
-    "csrc/core/matmul_plan.cpp",
-    "csrc/cpu/activations.cpp",
-    "csrc/cpu/column_sum.cpp",
-    "csrc/cpu/gradients.cpp",
-    "csrc/cpu/matmul.cpp",
-    "csrc/cpu/optimizers.cpp",
-    "csrc/cpu/softmax_cross_entropy.cpp",
-]
-CPU_FLAGS = ["-DFNN_ISA=scalar", '-DFNN_VEC_HEADER="vec_scalar.h"', "-fno-math-errno", "-Wno-error"]
+CPU_FLAGS = ["-DFNN_ISA=scalar", '-DFNN_VEC_HEADER="vec_scalar.h"', "-fno-math-errno"]
 
 
 def sources(program):
@@ -65,12 +62,22 @@ def sources(program):
     if program == "demos":
         return ["tests/simt/demos.cpp", *relative("tests/simt/kernels/*.cu")]
     if program == "ops":
-        return ["tests/simt/ops.cpp", *relative("csrc/cuda/*.cu"), *CPU]
+        return [*relative("tests/simt/ops*.cpp"), *relative("csrc/cuda/*.cu"), *CPU]
+    if program == "transfers":
+        return ["tests/simt/transfers.cpp", "csrc/cuda/device/transfer.cu"]
+    if program == "module":
+        device = [*relative("csrc/cuda/device/*.cpp"), *relative("csrc/cuda/device/*.cu")]
+        return ["tests/simt/module.cpp", *relative("csrc/cuda/*.cu"), *device]
     return [f"tests/simt/{program}.cu"]
 
 
 def relative(pattern):
     return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+# The CPU's kernels that those of csrc/cuda are compared with.
+CPU = ["csrc/core/matmul_plan.cpp", *relative("csrc/cpu/*.cpp")]
+CPU.remove("csrc/cpu/matmul_bf16.cpp")
 
 
 def cuda_include():
@@ -97,7 +104,7 @@ def native_flags():
 
 
 def newest_header():
-    patterns = ("tests/simt/**/*.h", "csrc/cuda/*.cuh", "csrc/core/*.h", "csrc/cpu/simd/*.h")
+    patterns = ("tests/simt/**/*.h", "csrc/cuda/**/*.*h", "csrc/core/*.h", "csrc/cpu/simd/*.h")
     headers = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return max(path.stat().st_mtime for path in [*headers, ROOT / "csrc/ops.def", Path(__file__)])
 
@@ -144,7 +151,34 @@ def make(folder, program, build, workers=2):
         list(pool.map(compile_one, files))
     binary = folder / build / program
     link = SANITIZERS[build] if build == "asan" else []
+    link = ["-shared", "-Wl,--no-undefined"] if build == "module" else link
     run(["g++", *link, *map(str, objects.values()), "-o", str(binary)])
+    return binary
+
+
+NVCC = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-lineinfo"]
+
+
+def make_for_gpu(folder, program, gpu):
+    """The path of a program for a GPU, of compute capability "90" for example, built by nvcc."""
+    kernels = f"-gencode=arch=compute_{gpu},code=sm_{gpu}"
+    hopper = "-gencode=arch=compute_90a,code=sm_90a"
+    includes = [f"-I{ROOT / name}" for name in ("tests/simt", "csrc/cuda", "csrc")]
+    folder = folder / "gpu"
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = {file: folder / (file.replace("/", "_") + ".o") for file in sources(program)}
+
+    def compile_one(file):
+        code = hopper if gpu == "90" or file.endswith("_sm90a.cu") else kernels
+        command = ["nvcc", *NVCC, *includes, code, "-x", "cu", "-c", str(ROOT / file)]
+        command = compile_command(file, "plain") if file in CPU else command
+        if not objects[file].exists():
+            run([*command, "-o", str(objects[file])])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, objects))
+    binary = folder / program
+    run(["nvcc", *map(str, objects.values()), "-o", str(binary)])
     return binary
 
 

@@ -2,6 +2,10 @@
 #pragma once
 // clang-format off: a table, one line each
 
+#ifndef FNN_TABLE  // cuda/math.cuh has another
+#define FNN_TABLE static constexpr
+#endif
+
 // A function by 16 polynomials about 16 centres. The last 2 bits of the exponent and the first 2
 // of the mantissa of |x| + offset choose one; beyond limit the function has reached its end.
 template <class T, int count> struct Piecewise {
@@ -11,21 +15,21 @@ template <class T, int count> struct Piecewise {
 
 // exp(r) on |r| <= ln(2) / 2.
 // Relative error before rounding: 0.052 * 2^-24.
-static constexpr float kExp_float[] = {
+FNN_TABLE float kExp_float[] = {
     0x1p+0, 0x1p+0, 0x1.fffffcp-2, 0x1.555492p-3, 0x1.5558aep-5, 0x1.12397ep-7, 0x1.6a4f22p-10};
 // Relative error before rounding: 0.034 * 2^-53.
-static constexpr double kExp_double[] = {
+FNN_TABLE double kExp_double[] = {
     0x1p+0, 0x1p+0, 0x1.000000000000ap-1, 0x1.5555555555508p-3, 0x1.55555555506ccp-5,
     0x1.11111111247b5p-7, 0x1.6c16c18471f9dp-10, 0x1.a01a013ae1186p-13, 0x1.a019996effd0ep-16,
     0x1.71df023eca1c7p-19, 0x1.28adecb54a09ap-22, 0x1.adb4ad69f3ccdp-26};
 
 // (log(1 + f) - f) / f^2 on 2^-1/2 <= 1 + f <= 2^1/2.
 // Relative error before rounding: 0.014 * 2^-24.
-static constexpr float kLog_float[] = {
+FNN_TABLE float kLog_float[] = {
     -0x1p-1, 0x1.555546p-2, -0x1.000002p-2, 0x1.99a54p-3, -0x1.555ddap-3, 0x1.232f98p-3,
     -0x1.fbf30ap-4, 0x1.e72bbp-4, -0x1.df2898p-4, 0x1.14d682p-4};
 // Relative error before rounding: 0.013 * 2^-53.
-static constexpr double kLog_double[] = {
+FNN_TABLE double kLog_double[] = {
     -0x1p-1, 0x1.555555555556bp-2, -0x1.ffffffffffe75p-3, 0x1.9999999994d76p-3,
     -0x1.555555556b957p-3, 0x1.249249275e61ep-3, -0x1.fffffff34304dp-4, 0x1.c71c702dcb558p-4,
     -0x1.99999ab52370dp-4, 0x1.745d58e31373fp-4, -0x1.555574569f8f5p-4, 0x1.3b0d75ae5fc4p-4,
@@ -35,11 +39,11 @@ static constexpr double kLog_double[] = {
 
 // log(1 + x) / x on 0 <= x <= 1.
 // Relative error before rounding: 0.088 * 2^-24.
-static constexpr float kLogUnit_float[] = {
+FNN_TABLE float kLogUnit_float[] = {
     0x1p+0, -0x1.ffffd2p-2, 0x1.554dd6p-2, -0x1.ff24d4p-3, 0x1.93521ep-3, -0x1.3a5c36p-3,
     0x1.b512e8p-4, -0x1.d79754p-5, 0x1.4a2e3ep-6, -0x1.b170dep-9};
 // Relative error before rounding: 0.014 * 2^-53.
-static constexpr double kLogUnit_double[] = {
+FNN_TABLE double kLogUnit_double[] = {
     0x1p+0, -0x1.fffffffffffeep-2, 0x1.5555555554767p-2, -0x1.ffffffff859b8p-3,
     0x1.99999988544f3p-3, -0x1.555553db118c8p-3, 0x1.24923392ef3b5p-3, -0x1.fffe41e58edecp-4,
     0x1.c70f204e3b49ep-4, -0x1.994c07364cf91p-4, 0x1.72fcbbf5d1bc5p-4, -0x1.505e9c05f138cp-4,
@@ -49,7 +53,7 @@ static constexpr double kLogUnit_double[] = {
 
 // tanh(x)
 // Error before rounding: 0.11 ulp.
-static constexpr Piecewise<float, 7> kTanh_float = {
+FNN_TABLE Piecewise<float, 7> kTanh_float = {
     0x1p+0, 0x1.3p+3, 0x1p-2,
     {{0x1.403588p+0, 0x1.bb8a1p+0, 0x1.1d6398p+1, 0x1.629442p+1, 0x1.bd8c9ap+1, 0x1.223a5cp+2,
       0x1.5ebc38p+2, 0x1.a1a9fap+2, 0x1.fe28aep+2, 0x1.43306p+3, 0, 0, 0, 0x1.774d44p-2,
@@ -76,7 +80,7 @@ static constexpr Piecewise<float, 7> kTanh_float = {
       -0x1.79e464p-16, -0x1.9ba59ep-19, -0x1.ee0ee6p-22, -0x1.8ea39ap-26, -0x1.c7d89ap-25, 0, 0,
       -0x1.30e646p-5, -0x1.1a3964p-4, -0x1.a67a0cp-6, 0x1.830b38p-7}}};
 // Error before rounding: 0.13 ulp.
-static constexpr Piecewise<double, 15> kTanh_double = {
+FNN_TABLE Piecewise<double, 15> kTanh_double = {
     0x1.8p+0, 0x1.38p+4, 0x1p-2,
     {{0x1.88e30811ba07ep-1, 0x1.3f78cba6919aep+0, 0x1.c5878345fe4dcp+0, 0x1.20a6c0dd35913p+1,
       0x1.818bdf8cfc866p+1, 0x1.fc7a983a7c99bp+1, 0x1.3f8e8242c2ae3p+2, 0x1.7e2863d646ab7p+2,
@@ -153,7 +157,7 @@ static constexpr Piecewise<double, 15> kTanh_double = {
 
 // erf(x)
 // Error before rounding: 0.17 ulp.
-static constexpr Piecewise<float, 7> kErf_float = {
+FNN_TABLE Piecewise<float, 7> kErf_float = {
     0x1p-1, 0x1.1p+2, 0x1p-3,
     {{0x1.b9cd62p+0, 0x1.21d10ap+1, 0x1.5ebf7ap+1, 0x1.9ce82ap+1, 0x1.033236p+2, 0, 0, 0, 0,
       0x1.8150b4p-3, 0x1.3cb77cp-2, 0x1.bb87ecp-2, 0x1.446684p-1, 0x1.bca048p-1, 0x1.20992ap+0,
@@ -180,7 +184,7 @@ static constexpr Piecewise<float, 7> kErf_float = {
       -0x1.26f8e2p-9, -0x1.ea739ap-5, -0x1.9d4e0ep-5, -0x1.2d70acp-5, -0x1.529deep-5,
       -0x1.54c8d6p-7, 0x1.0195cep-6, 0x1.6cf99cp-6}}};
 // Error before rounding: 0.11 ulp.
-static constexpr Piecewise<double, 15> kErf_double = {
+FNN_TABLE Piecewise<double, 15> kErf_double = {
     0x1p-1, 0x1.9p+2, 0x1p-3,
     {{0x1.c4a74b7fb63e1p+0, 0x1.200f0ff368e0fp+1, 0x1.624b45f8837a8p+1, 0x1.a2e31fa7f96cp+1,
       0x1.ffedefef453b6p+1, 0x1.3fc9754abf5c1p+2, 0x1.83332ef5f2d1bp+2, 0, 0, 0x1.8a91bcfd11622p-3,
@@ -252,7 +256,7 @@ static constexpr Piecewise<double, 15> kErf_double = {
 
 // exp(x^2 / 2) (1 - Phi(x)), but for a constant Mills' ratio
 // Error before rounding: 0.074 ulp.
-static constexpr Piecewise<float, 7> kMills_float = {
+FNN_TABLE Piecewise<float, 7> kMills_float = {
     0x1p+0, 0x1.dep+3, 0x1p-2,
     {{0x1.411f3ep+0, 0x1.bfcc0ap+0, 0x1.1d8baep+1, 0x1.5ff972p+1, 0x1.bf8fp+1, 0x1.1eaeep+2,
       0x1.5d487p+2, 0x1.a0373ap+2, 0x1.01d01ep+3, 0x1.3fd9dap+3, 0x1.822338p+3, 0x1.c0508ep+3,
@@ -282,7 +286,7 @@ static constexpr Piecewise<float, 7> kMills_float = {
       0x1.09a938p-18, 0x1.532128p-20, 0x1.f109bcp-22, 0x1.1ac2dcp-23, 0x1.0d3a94p-25,
       0x1.3d9ab8p-27, 0x1.ca5322p-29, 0x1.f66a7ap-8, 0x1.1355ap-8, 0x1.1b9adep-9, 0x1.9207cap-10}}};
 // Error before rounding: 0.066 ulp.
-static constexpr Piecewise<double, 15> kMills_double = {
+FNN_TABLE Piecewise<double, 15> kMills_double = {
     0x1.8p+1, 0x1.36p+5, 0x1p-1,
     {{0x1.074b6d7b0c114p+5, 0x1.44e543352491fp+5, 0x1.06720504afd6cp-2, 0x1.845e19bbdc9ecp-1,
       0x1.8c1ddd7749793p+0, 0x1.4362625d0e9bdp+1, 0x1.c406e9dbb1c24p+1, 0x1.2166d0c38becap+2,

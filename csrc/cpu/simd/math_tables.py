@@ -196,7 +196,7 @@ def emit_polynomial(name, derive, counts):
         found, error = derive(BITS[kind], count)
         bits = BITS[kind]
         print(f"// Relative error before rounding: {mp.nstr(error * 2**bits, 2)} * 2^-{bits}.")
-        print(f"static constexpr {kind} {name}_{kind}[] = {{")
+        print(f"FNN_TABLE {kind} {name}_{kind}[] = {{")
         print(lines(found, "    ") + "};")
 
 
@@ -206,7 +206,7 @@ def emit_piecewise(name, formula, f, odd, specifications):
         table, error = piecewise(f, BITS[kind], count, mpf(offset), mpf(limit), odd)
         first = min(high for low, high in slots(mpf(offset), mpf(limit)).values())
         print(f"// Error before rounding: {mp.nstr(error, 2)} ulp.")
-        print(f"static constexpr Piecewise<{kind}, {count}> {name}_{kind} = {{")
+        print(f"FNN_TABLE Piecewise<{kind}, {count}> {name}_{kind} = {{")
         print(lines([offset, limit, first], "    ") + ",")
         rows = ["     {" + lines(row, "      ").lstrip() + "}" for row in table]
         print("    {" + ",\n".join(rows).lstrip() + "}};")
@@ -215,6 +215,11 @@ def emit_piecewise(name, formula, f, odd, specifications):
 HEAD = """\
 // Coefficients of math.h, derived by math_tables.py.
 #pragma once
+// clang-format off: a table, one line each
+
+#ifndef FNN_TABLE  // cuda/math.cuh has another
+#define FNN_TABLE static constexpr
+#endif
 
 // A function by 16 polynomials about 16 centres. The last 2 bits of the exponent and the first 2
 // of the mantissa of |x| + offset choose one; beyond limit the function has reached its end.

@@ -50,10 +50,12 @@ template <class T> struct Thin {
         for (int v = 0; v < V; v++) sums[r][v] = fma(x, load(b + v * lanes), sums[r][v]);
       }
     }
+    if (biased) {
 #pragma GCC unroll 4
-    for (int r = 0; biased && r < R; r++) {
+      for (int r = 0; r < R; r++) {
 #pragma GCC unroll 2
-      for (int v = 0; v < V; v++) sums[r][v] = sums[r][v] + load(bias + j + v * lanes);
+        for (int v = 0; v < V; v++) sums[r][v] = sums[r][v] + load(bias + j + v * lanes);
+      }
     }
     const i64 last = j + (V - 1) * lanes, count = least(lanes, n - last);
     const bool whole =

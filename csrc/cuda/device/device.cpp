@@ -1,0 +1,301 @@
+// Devices, streams, device memory and errors, behind the table that _core calls (core/cuda.h).
+// Workspaces and copies of arguments come from a pool of each device's own, in the order of the
+// caller's stream: nothing waits, and the caller's library keeps its memory to itself.
+#include "device.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include <atomic>
+#include <mutex>
+#include <string>
+
+#include "table.h"
+#include "transfer.h"
+
+namespace fnn {
+namespace {
+
+enum { kMaxDevices = 64 };
+constexpr u64 kKeptBytes = u64{64} << 20;  // of freed memory that a pool keeps
+
+// ---- errors --------------------------------------------------------------------------------
+
+CudaError::Kind kind_of(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return CudaError::none;
+    case cudaErrorMemoryAllocation: return CudaError::memory;
+    case cudaErrorNotSupported: return CudaError::unsupported;
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorContextIsDestroyed: return CudaError::lost;
+    default: return CudaError::other;
+  }
+}
+
+CudaError told(cudaError_t error) {
+  if (error == cudaSuccess) return {CudaError::none, "", ""};
+  cudaGetLastError();  // the next call of anybody must not be told of this one
+  return {kind_of(error), cudaGetErrorName(error), cudaGetErrorString(error)};
+}
+
+// The calling thread's current device, for the lifetime of one.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    error = cudaGetDevice(&before_);
+    if (error != cudaSuccess || before_ == device) return;
+    error = cudaSetDevice(device);
+    changed_ = error == cudaSuccess;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+
+  cudaError_t error;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+// f() with the device current.
+template <class F> CudaError on_device(int device, F f) {
+  OnDevice here(device);
+  return told(here.error != cudaSuccess ? here.error : f());
+}
+
+cudaStream_t stream_of(CudaQueue queue) { return static_cast<cudaStream_t>(queue.stream); }
+
+// ---- what there is -------------------------------------------------------------------------
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  cudaDeviceGetAttribute(&value, which, device);
+  return value;
+}
+
+int driver() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+struct Machine {
+  int devices = 0;
+  std::string why_not;
+};
+
+std::atomic<bool> used{false}, forked{false};
+
+Machine find_devices() {
+  used = true;
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
+  Machine machine;
+  const cudaError_t error = cudaGetDeviceCount(&machine.devices);
+  if (error == cudaSuccess && machine.devices > 0) return machine;
+  cudaGetLastError();
+  machine.devices = 0;
+  const int newest = driver();
+  const char* visible = getenv("CUDA_VISIBLE_DEVICES");
+  if (newest == 0) {
+    machine.why_not = "there is no NVIDIA driver";
+  } else if (error == cudaErrorInsufficientDriver) {
+    machine.why_not = "the NVIDIA driver runs CUDA " + version_text(newest) +
+                      " and older, these kernels were built with " + version_text(CUDART_VERSION);
+  } else if (visible && (error == cudaErrorNoDevice || error == cudaErrorInvalidDevice)) {
+    machine.why_not = std::string("CUDA_VISIBLE_DEVICES='") + visible + "' leaves no GPU to use";
+  } else {
+    machine.why_not = std::string(cudaGetErrorString(error)) + " (" + cudaGetErrorName(error) + ")";
+  }
+  return machine;
+}
+
+const Machine& machine() {
+  static const auto& found = *new Machine(find_devices());
+  return found;
+}
+
+const char* why_not() {
+  if (used && forked) {
+    return "CUDA does not work in a forked child of a process that used it; use the start method "
+           "'spawn'";
+  }
+  return machine().why_not.empty() ? nullptr : machine().why_not.c_str();
+}
+
+int device_count() { return machine().devices; }
+
+CudaDevice device(int i) {
+  CudaDevice result{};
+  cudaDeviceProp properties{};
+  if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) cudaGetLastError();
+  snprintf(result.name, sizeof result.name, "%s", properties.name);
+  result.major = properties.major;
+  result.minor = properties.minor;
+  result.bytes = static_cast<i64>(properties.totalGlobalMem);
+  return result;
+}
+
+const char* why_not_device(int i) {
+  if (const char* why = why_not()) return why;
+  static thread_local std::string text;
+  if (i < 0 || i >= device_count() || i >= kMaxDevices) {
+    text = "there is no GPU " + std::to_string(i) + ", only " + std::to_string(device_count());
+    return text.c_str();
+  }
+  static std::atomic<bool> fits[kMaxDevices];
+  if (fits[i]) return nullptr;
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, i);
+  fits[i] = major >= 8;
+  if (fits[i]) return nullptr;
+  text = "GPU " + std::to_string(i) + " is sm_" + std::to_string(major) +
+         std::to_string(attribute(cudaDevAttrComputeCapabilityMinor, i)) +
+         ", the kernels were built for " + cuda_api.architectures;
+  return text.c_str();
+}
+
+// ---- memory --------------------------------------------------------------------------------
+
+// What a device has of its own here, made at its first use.
+struct State {
+  std::once_flag once;
+  cudaError_t error = cudaSuccess;
+  cudaMemPool_t pool = nullptr;
+  IndexNote* note = nullptr;
+};
+
+State states[kMaxDevices];
+
+cudaError_t clear(IndexNote* note) { return cudaMemset(note, 0xFF, sizeof *note); }
+
+cudaError_t make_state(State& state, int device) {
+  cudaMemPoolProps properties{};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location = {cudaMemLocationTypeDevice, device};
+  cudaError_t error = cudaMemPoolCreate(&state.pool, &properties);
+  u64 kept = kKeptBytes;
+  if (error == cudaSuccess) {
+    error = cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &kept);
+  }
+  if (error == cudaSuccess) {
+    error = cudaMalloc(reinterpret_cast<void**>(&state.note), sizeof(IndexNote));
+  }
+  return error == cudaSuccess ? clear(state.note) : error;
+}
+
+// With the device current.
+State& state_of(int device) {
+  State& state = states[device];
+  std::call_once(state.once, [&] { state.error = make_state(state, device); });
+  return state;
+}
+
+CudaError allocate(CudaQueue queue, i64 bytes, void** p) {
+  return on_device(queue.device, [&] {
+    State& state = state_of(queue.device);
+    if (state.error != cudaSuccess) return state.error;
+    return cudaMallocFromPoolAsync(p, static_cast<size_t>(bytes > 0 ? bytes : 1), state.pool,
+                                   stream_of(queue));
+  });
+}
+
+void release(CudaQueue queue, void* p) {
+  on_device(queue.device, [&] { return cudaFreeAsync(p, stream_of(queue)); });
+}
+
+void release_after_all(int device, void* p) {
+  on_device(device, [&] { return cudaFree(p); });
+}
+
+i64 free_bytes(int device) {
+  size_t free = 0, total = 0;
+  on_device(device, [&] { return cudaMemGetInfo(&free, &total); });
+  return static_cast<i64>(free);
+}
+
+// ---- work ----------------------------------------------------------------------------------
+
+bool has_kernel(int op, bool f64) { return cuda_kernels[op][f64].launch; }
+
+i64 workspace(int op, bool f64, const void* args) { return cuda_kernels[op][f64].workspace(args); }
+
+CudaError launch(CudaQueue queue, int op, bool f64, const void* args, void* workspace) {
+  return on_device(queue.device, [&] {
+    const CudaCall call{stream_of(queue), static_cast<char*>(workspace)};
+    return cuda_kernels[op][f64].launch(args, &call);
+  });
+}
+
+CudaError copy(CudaQueue queue, const CudaCopy& copy) {
+  return on_device(queue.device, [&] { return launch_copy(copy, stream_of(queue)); });
+}
+
+CudaError copy_indices(CudaQueue queue, const CudaIndices& indices) {
+  return on_device(queue.device, [&] {
+    State& state = state_of(queue.device);
+    if (state.error != cudaSuccess) return state.error;
+    return launch_indices(indices, state.note, stream_of(queue));
+  });
+}
+
+CudaError store_numbers(CudaQueue queue, const CudaNumbers& numbers) {
+  return on_device(queue.device, [&] { return launch_numbers(numbers, stream_of(queue)); });
+}
+
+CudaError wait(CudaQueue queue) {
+  return on_device(queue.device, [&] { return cudaStreamSynchronize(stream_of(queue)); });
+}
+
+// Takes the device's note: false in *good if there was one.
+cudaError_t read_note(IndexNote* note, CudaBadIndex* bad, bool* good) {
+  IndexNote found;
+  cudaError_t error = cudaDeviceSynchronize();
+  if (error == cudaSuccess) {
+    error = cudaMemcpy(&found, note, sizeof found, cudaMemcpyDeviceToHost);
+  }
+  if (error != cudaSuccess || found.first == ~0ull) return error;
+  *good = false;
+  bad->row = static_cast<i64>(found.first >> 32);
+  bad->index = static_cast<i64>(found.first & 0xFFFFFFFF) + INT32_MIN;
+  bad->limit = found.limit;
+  bad->op = found.op;
+  return clear(note);
+}
+
+CudaError synchronize(CudaBadIndex* bad, bool* good) {
+  *good = true;
+  for (int device = 0; device < kMaxDevices; device++) {
+    if (!states[device].note) continue;
+    const CudaError error =
+        on_device(device, [&] { return read_note(states[device].note, bad, good); });
+    if (error || !*good) return error;
+  }
+  return {CudaError::none, "", ""};
+}
+
+}  // namespace
+
+const CudaApi cuda_api = {
+    kCudaVersion,   op_count,  FASTNN_CUDA_ARCHITECTURES,
+    CUDART_VERSION, why_not,   driver,
+    device_count,   device,    why_not_device,
+    has_kernel,     workspace, launch,
+    allocate,       release,   release_after_all,
+    free_bytes,     copy,      copy_indices,
+    store_numbers,  wait,      synchronize,
+};
+
+}  // namespace fnn

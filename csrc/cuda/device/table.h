@@ -1,0 +1,15 @@
+// The CUDA kernels that were built, by op.
+#pragma once
+#include "../../core/dispatch.h"
+#include "../call.h"
+
+namespace fnn {
+
+struct CudaKernel {
+  cudaError_t (*launch)(const void* args, const CudaCall* call);  // null: there is none
+  i64 (*workspace)(const void* args);
+};
+
+extern const CudaKernel cuda_kernels[op_count][2];  // [op][0: float, 1: double]
+
+}  // namespace fnn

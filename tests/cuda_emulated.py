@@ -1,0 +1,371 @@
+"""fastnn.ops on arrays of CUDA devices, from Python to the kernels and back, in the emulator.
+
+test_cuda.py runs this file in a process of its own, which the emulator ends when a kernel errs:
+    FASTNN_SIMT_BUILD_DIR=build/simt pytest -s tests/cuda_emulated.py
+"""
+
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cases import CASES, DTYPES, execute, full
+from contract import OPS, RESULTS
+from device_array import DeviceArray, emulator, exported, to_device, to_host
+from support import copies, digest, one_or_tuple, unset_like
+from test_arrays import LAYOUTS, laid_out
+from test_ops import exact_results
+from tolerances import assert_close
+
+import fastnn as fnn
+from fastnn import _core, ops
+
+_core.use_cuda(emulator.capsule)
+GIB = 1 << 30
+ELEMENTS = 6000  # in the largest array of a case that is run
+
+
+def has_kernel(op):
+    """Whether there is a CUDA kernel yet."""
+    try:
+        on_device(op, full(op, 4, 3).arguments(np.float32))
+    except fnn.DeviceError as error:
+        assert str(error) == f"{op}: there is no CUDA kernel for it yet"
+        return False
+    return True
+
+
+def on_device(op, arguments):
+    """All that the op wrote, as NumPy arrays by name."""
+    moved = {
+        name: to_device(value) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+    results = execute(getattr(ops, op), op, moved)
+    assert all(isinstance(value, DeviceArray) for value in results.values())
+    return {name: to_host(value) for name, value in results.items()}
+
+
+KERNELS = [op for op in OPS if has_kernel(op)]
+SMALL = [
+    (op, chosen, dtype)
+    for op in KERNELS
+    for chosen in CASES[op]
+    for dtype in chosen.dtypes
+    if all(np.size(value) <= ELEMENTS for value in chosen.arguments(np.float32).values())
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    """Every block of device memory is given back."""
+    before = emulator.used()
+    yield
+    if emulator.used() != before or exported:
+        gc.collect()
+    assert emulator.used() == before
+    assert not exported
+    assert emulator.current_device() == 0
+
+
+def test_there_are_kernels():
+    assert "relu" in KERNELS
+    print(f"\nno CUDA kernel yet: {', '.join(sorted(set(OPS) - set(KERNELS))) or 'none'}")
+
+
+@pytest.mark.parametrize(
+    ("op", "chosen", "dtype"),
+    [pytest.param(*each, id="-".join(map(str, (each[0], each[2], each[1])))) for each in SMALL],
+)
+def test_matches_reference(op, chosen, dtype):
+    if dict(chosen.options).get("precision") == "bf16":
+        pytest.skip("no CUDA kernel for bf16 yet")
+    exact, allowed = exact_results(chosen, dtype)
+    results = on_device(op, chosen.arguments(DTYPES[dtype]))
+    assert set(results) == set(exact)
+    for name, value in results.items():
+        types = {"f": DTYPES[dtype], "b": bool, "i": np.int64, "u": np.uint8}
+        assert value.dtype == types[np.asarray(exact[name]).dtype.kind]
+        assert_close(value, exact[name], allowed[name], value.dtype)
+
+
+# ---- layouts ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("op", KERNELS)
+def test_layout_of_arguments_makes_no_difference(op, layout):
+    arguments = full(op, 5, 7).arguments(np.float32)
+    usual = digest(on_device(op, copies(arguments)))
+    assert digest(on_device(op, laid_out(arguments, layout))) == usual
+
+
+@pytest.mark.parametrize("op", [op for op in KERNELS if OPS[op].of(RESULTS)])
+def test_out_is_filled_whatever_its_layout(op):
+    arguments = full(op, 5, 7).arguments(np.float32)
+    usual = on_device(op, copies(arguments))
+    names = OPS[op].results(arguments)
+    for layout in LAYOUTS.values():
+        out = [to_device(layout(unset_like(usual[name]))) for name in names]
+        moved = {
+            name: to_device(value) if isinstance(value, np.ndarray) else value
+            for name, value in copies(arguments).items()
+        }
+        returned = execute(getattr(ops, op), op, moved | {"out": one_or_tuple(out)})
+        for name, array in zip(names, out, strict=True):
+            assert returned[name] is array
+            np.testing.assert_array_equal(to_host(array), usual[name])
+
+
+def test_producers_are_told_the_stream():
+    x = to_device(np.ones(3, np.float32))
+    ops.relu(x)
+    assert x.streams == [1]
+
+
+# ---- numbers in device memory ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("types", [("f8", "f8"), ("f4", "f4"), ("i8", "f8"), ("i4", "f4")])
+def test_step_and_rate_may_lie_on_the_device(types):
+    arguments = full("adam_step", 5, 7).arguments(np.float32)
+    arguments |= {"step": 3, "lr": 0.25}
+    usual = digest(on_device("adam_step", copies(arguments)))
+    arguments |= {
+        name: np.array(arguments[name], dtype)
+        for name, dtype in zip(("step", "lr"), types, strict=True)
+    }
+    assert digest(on_device("adam_step", arguments)) == usual
+
+
+def test_numbers_on_the_device_are_zero_dimensional():
+    x = np.ones(3, np.float32)
+    for lr in (np.ones(2), np.ones((), bool)):
+        with pytest.raises(TypeError, match=r"sgd_step: lr must be a number or a 0-d array, got"):
+            ops.sgd_step(to_device(x), to_device(x), lr=to_device(lr))
+
+
+def test_a_rate_on_the_device_is_refused_with_arrays_on_the_cpu():
+    x = np.ones(3, np.float32)
+    with pytest.raises(TypeError, match="sgd_step: lr is an array of"):
+        ops.sgd_step(x, x, lr=to_device(np.ones(())))
+
+
+def test_lists_of_arrays_are_updated():
+    rng = np.random.default_rng(0)
+    params = [rng.standard_normal(n).astype(np.float32) for n in (3, 0, 500)]
+    grads = [rng.standard_normal(len(p)).astype(np.float32) for p in params]
+    moved = [to_device(p) for p in params]
+    ops.sgd_step(moved, [to_device(g) for g in grads], lr=0.1)
+    ops.sgd_step(params, grads, lr=0.1)
+    for device, host in zip(moved, params, strict=True):
+        np.testing.assert_array_equal(to_host(device), host)
+    with pytest.raises(ValueError, match=r"sgd_step: param\[0\] and param\[1\] overlap"):
+        ops.sgd_step([moved[2], moved[2]], [to_device(grads[2]), to_device(grads[2])], lr=0.1)
+
+
+# ---- labels ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_labels_of_any_integer_type(dtype):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((300, 10)).astype(np.float32), rng.integers(0, 10, 300)
+    usual = on_device("softmax_cross_entropy", {"logits": logits, "targets": labels})
+    for targets in (labels.astype(dtype), np.repeat(labels, 2).astype(dtype)[::2]):
+        results = on_device("softmax_cross_entropy", {"logits": logits, "targets": targets})
+        assert digest(results) == digest(usual)
+    fnn.synchronize()
+
+
+@pytest.mark.parametrize(
+    ("label", "dtype", "told"),
+    [
+        (10, "i8", "10"),
+        (-1, "i8", "-1"),
+        (-100, "i8", None),
+        (200, "u1", "200"),
+        (-(2**63), "i8", str(-(2**31))),
+        (2**63 - 1, "i8", str(2**31 - 1)),
+        (2**64 - 100, "u8", str(-(2**31))),
+    ],
+)
+def test_a_label_out_of_range_is_found_later(label, dtype, told):
+    logits = np.random.default_rng(0).standard_normal((300, 10)).astype(np.float32)
+    labels = np.zeros(300, dtype)
+    labels[[7, 250]] = label
+    arguments = {"logits": logits, "targets": labels, "reduction": "none"}
+    results = on_device("softmax_cross_entropy", arguments)
+    if told is None:
+        fnn.synchronize()
+        return
+    assert np.isnan(results["loss"][[7, 250]]).all()
+    assert np.isfinite(np.delete(results["loss"], [7, 250])).all()
+    message = rf"^softmax_cross_entropy: label {told} at row 7; valid 0\.\.9$"
+    with pytest.raises(fnn.LabelError, match=message):
+        fnn.synchronize()
+    fnn.synchronize()  # it was told
+
+
+# ---- refusals ----------------------------------------------------------------------------------
+
+
+def test_arrays_of_two_devices_are_refused_by_name():
+    x = np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="relu_backward: x is on cuda:1 but the arrays before it"):
+        ops.relu_backward(to_device(x), to_device(x, 1))
+    with pytest.raises(fnn.DeviceError, match=r"relu: x \(float32 \(3,\)\) is on cuda:7, but"):
+        ops.relu(to_device(x, 7))
+    with pytest.raises(TypeError, match="relu_backward: x is an array of NumPy but"):
+        ops.relu_backward(to_device(x), x)
+    with pytest.raises(ValueError, match=r"sgd_step: param\[1\] is on another device than \[0\]"):
+        ops.sgd_step([to_device(x), to_device(x, 1)], [to_device(x), to_device(x, 1)], lr=0.1)
+
+
+def test_refusals_are_those_of_the_cpu():
+    x = np.ones((2, 3), np.float32)
+    calls = [
+        lambda at: ops.relu(at(np.ones(3, int))),
+        lambda at: ops.relu_backward(at(x), at(x[:1])),
+        lambda at: ops.relu_backward(at(x), at(x.astype(float))),
+        lambda at: ops.sgd_step(at(x), at(x), lr=-1.0),
+        lambda at: ops.matmul(at(x), at(x)),
+        lambda at: ops.relu(at(x), out=at(np.ones((3, 2), np.float32))),
+        lambda at: ops.softmax_cross_entropy(at(x), at(np.zeros(1, int))),
+    ]
+    for call in calls:
+        with pytest.raises((TypeError, ValueError)) as expected:
+            call(lambda array: array)
+        with pytest.raises(expected.type) as told:
+            call(to_device)
+        assert str(told.value) == str(expected.value)
+
+
+def test_an_op_without_kernel_is_named():
+    missing = sorted(set(OPS) - set(KERNELS))
+    for op in missing[:1]:
+        with pytest.raises(fnn.DeviceError, match=f"{op}: there is no CUDA kernel for it yet"):
+            on_device(op, full(op, 4, 3).arguments(np.float32))
+
+
+# ---- memory ------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_leaves_everything_usable():
+    x = to_device(np.arange(-3000, 3000, dtype=np.float32))
+    emulator.set_limit(emulator.used())
+    try:
+        message = r"^relu: not enough memory on cuda:0: 24000 bytes wanted, 0 free$"
+        with pytest.raises(fnn.OutOfMemoryError, match=message):
+            ops.relu(x)
+        assert issubclass(fnn.OutOfMemoryError, MemoryError)
+    finally:
+        emulator.set_limit(GIB)
+    np.testing.assert_array_equal(to_host(ops.relu(x)), np.maximum(to_host(x), 0))
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_inputs_survive_every_failed_allocation(op):
+    """The n-th allocation fails, for every n: nothing is written, nothing leaks."""
+    arguments = laid_out(full(op, 5, 7).arguments(np.float32), LAYOUTS["every_second"])
+    moved = {
+        name: to_device(value) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+    arrays = {name: value for name, value in moved.items() if isinstance(value, DeviceArray)}
+    before = digest({name: to_host(array) for name, array in arrays.items()})
+    used = emulator.used()
+    for pages in range(100):
+        emulator.set_limit(used + 4096 * pages)
+        try:
+            execute(getattr(ops, op), op, moved)
+            break
+        except fnn.OutOfMemoryError:
+            assert digest({name: to_host(array) for name, array in arrays.items()}) == before
+            gc.collect()
+            assert emulator.used() == used
+        finally:
+            emulator.set_limit(GIB)
+    else:
+        pytest.fail("never enough memory")
+
+
+# ---- machines that won't do ---------------------------------------------------------------------
+
+ILLEGAL_ADDRESS, INVALID_CONFIGURATION = 700, 9
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (ILLEGAL_ADDRESS, "the CUDA context is lost; restart the process"),
+        (INVALID_CONFIGURATION, r"\(cudaErrorOther\) on cuda:0$"),
+    ],
+)
+def test_a_failed_launch_names_the_op(code, message):
+    x = to_device(np.float32([-1, 1]))
+    emulator.set_error(code)
+    try:
+        with pytest.raises(fnn.DeviceError, match=f"^relu: .*{message}"):
+            ops.relu(x)
+        np.testing.assert_array_equal(ops.relu(np.float32([-1, 1])), [0, 1])
+    finally:
+        emulator.set_error(0)
+    np.testing.assert_array_equal(to_host(ops.relu(x)), [0, 1])
+
+
+def told(machine, code="", **environment):
+    """The error of an op in a process of its own, on another machine."""
+    code = f"""
+import os
+import numpy as np, device_array, fastnn
+device_array.emulator.set_machine{machine}
+fastnn._core.use_cuda(device_array.emulator.capsule)
+x = device_array.to_device(np.ones(3, np.float32))
+{code}
+try:
+    fastnn.ops.relu(x)
+except fastnn.DeviceError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    environment |= os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+def test_machines_that_will_not_do():
+    begin = "relu: x (float32 (3,)) is on cuda:0, but "
+    assert told((0, 0, 90)) == begin + "there is no NVIDIA driver"
+    said = told((1, 12020, 90))
+    assert said.startswith(begin + "the NVIDIA driver runs CUDA 12.2 and older, these kernels were")
+    said = told((0, 99990, 90), CUDA_VISIBLE_DEVICES="99")
+    assert said == begin + "CUDA_VISIBLE_DEVICES='99' leaves no GPU to use"
+    said = told((1, 99990, 75))
+    assert said == begin + "GPU 0 is sm_75, the kernels were built for emulated"
+
+
+def test_a_forked_child_is_told_so():
+    said = told((1, 99990, 90), "fastnn.ops.relu(x)\nif os.fork(): os.wait(); os._exit(0)")
+    assert "CUDA does not work in a forked child of a process that used it; use the start" in said
+
+
+# ---- the CPU beside it -------------------------------------------------------------------------
+
+
+def test_the_configuration_tells_the_device():
+    cuda = fnn.show_config("dicts")["cuda"]
+    assert cuda["built"]
+    assert cuda["available"]
+    assert cuda["devices"][0].startswith("emulated (sm_90")
+
+
+def test_recording_takes_arrays_of_the_cpu():
+    with (
+        _core.Plan(_core.Arena()),
+        pytest.raises(fnn.DeviceError, match="relu: x must be an array on the CPU while recording"),
+    ):
+        ops.relu(to_device(np.ones(3, np.float32)))
