@@ -4,16 +4,18 @@ test_cuda.py runs this file in a process of its own, which the emulator ends whe
     FASTNN_SIMT_BUILD_DIR=build/simt pytest -s tests/cuda_emulated.py
 """
 
+import contextlib
 import gc
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cases import CASES, DTYPES, execute, full
 from contract import OPS, RESULTS
-from device_array import DeviceArray, emulator, exported, to_device, to_host
+from device_array import DeviceArray, empty, emulator, exported, to_device, to_host
 from support import copies, digest, one_or_tuple, unset_like
 from test_arrays import LAYOUTS, laid_out
 from test_ops import exact_results
@@ -80,10 +82,18 @@ def test_there_are_kernels():
     [pytest.param(*each, id="-".join(map(str, (each[0], each[2], each[1])))) for each in SMALL],
 )
 def test_matches_reference(op, chosen, dtype):
-    if dict(chosen.options).get("precision") == "bf16":
-        pytest.skip("no CUDA kernel for bf16 yet")
+    try:
+        results = on_device(op, chosen.arguments(DTYPES[dtype]))
+    except fnn.DeviceError as error:
+        if "there is no CUDA kernel for these arguments" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert_exact(chosen, dtype, results)
+
+
+def assert_exact(chosen, dtype, results):
+    """All results are within their bounds of the reference's."""
     exact, allowed = exact_results(chosen, dtype)
-    results = on_device(op, chosen.arguments(DTYPES[dtype]))
     assert set(results) == set(exact)
     for name, value in results.items():
         types = {"f": DTYPES[dtype], "b": bool, "i": np.int64, "u": np.uint8}
@@ -97,9 +107,12 @@ def test_matches_reference(op, chosen, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("op", KERNELS)
 def test_layout_of_arguments_makes_no_difference(op, layout):
+    """To the bit, but for matmul, which has kernels of their own for some layouts."""
     arguments = full(op, 5, 7).arguments(np.float32)
     usual = digest(on_device(op, copies(arguments)))
-    assert digest(on_device(op, laid_out(arguments, layout))) == usual
+    results = on_device(op, laid_out(arguments, layout))
+    assert_exact(full(op, 5, 7), "f32", results)
+    assert digest(results) == usual or op == "matmul"
 
 
 @pytest.mark.parametrize("op", [op for op in KERNELS if OPS[op].of(RESULTS)])
@@ -123,6 +136,87 @@ def test_producers_are_told_the_stream():
     x = to_device(np.ones(3, np.float32))
     ops.relu(x)
     assert x.streams == [1]
+
+
+# ---- libraries with streams and allocators of their own ------------------------------------------
+
+
+class TorchArray(DeviceArray):
+    """Has what is used of a torch.Tensor."""
+
+    __module__ = "torch"
+    requires_grad = False
+
+    def __dlpack__(self, **_):
+        raise AssertionError("it would insist on the current device")
+
+    def new_empty(self, shape, dtype):
+        return empty(shape, dtype, TorchArray)
+
+    def data_ptr(self):
+        return self.address
+
+
+class CupyArray(DeviceArray):
+    """Has what is used of a cupy.ndarray."""
+
+    __module__ = "cupy"
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.address)
+
+    @property
+    def device(self):
+        return contextlib.nullcontext()
+
+    def __dlpack__(self, *, stream):
+        assert stream == -1  # it is in order
+        return super().__dlpack__(stream=stream)
+
+
+@pytest.fixture
+def _libraries(monkeypatch):
+    """PyTorch and CuPy as far as they are used, whose current streams are 0x1000 and 0x2000."""
+    modules = {
+        "torch": {"float32": "f4", "float64": "f8", "int64": "i8", "uint8": "u1", "bool": "?"},
+        "torch.cuda": {"current_stream": lambda device: SimpleNamespace(cuda_stream=0x1000)},
+        "torch.utils": {},
+        "torch.utils.dlpack": {"to_dlpack": DeviceArray.__dlpack__},
+        "cupy": {"empty": lambda shape, dtype: empty(shape, dtype, CupyArray)},
+        "cupy.cuda": {"get_current_stream": lambda: SimpleNamespace(ptr=0x2000)},
+    }
+    for name, contents in modules.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**contents))
+
+
+@pytest.mark.usefixtures("_libraries")
+@pytest.mark.parametrize(("kind", "stream"), [(TorchArray, 0x1000), (CupyArray, 0x2000)])
+@pytest.mark.parametrize("op", KERNELS)
+def test_libraries_give_their_streams_and_memory(kind, stream, op):
+    arguments = full(op, 5, 7).arguments(np.float32)
+    usual = digest(on_device(op, copies(arguments)))
+    moved = {
+        name: to_device(value, like=kind) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+    results = execute(getattr(ops, op), op, moved)
+    assert emulator.last_stream() == stream
+    assert all(type(value) is kind for value in results.values())
+    assert digest({name: to_host(value) for name, value in results.items()}) == usual
+
+
+@pytest.mark.usefixtures("_libraries")
+@pytest.mark.parametrize("kind", [TorchArray, CupyArray])
+def test_their_lack_of_memory_is_told_as_ours(kind):
+    x = to_device(np.ones(6000, np.float32), like=kind)
+    emulator.set_limit(emulator.used())
+    try:
+        message = r"^relu: not enough memory on cuda:0: 24000 bytes wanted, 0 free$"
+        with pytest.raises(fnn.OutOfMemoryError, match=message):
+            ops.relu(x)
+    finally:
+        emulator.set_limit(GIB)
 
 
 # ---- numbers in device memory ------------------------------------------------------------------
@@ -207,6 +301,14 @@ def test_a_label_out_of_range_is_found_later(label, dtype, told):
     with pytest.raises(fnn.LabelError, match=message):
         fnn.synchronize()
     fnn.synchronize()  # it was told
+
+
+def test_a_row_that_is_not_there_is_found_later():
+    x, index = np.zeros((5, 3), np.uint8), np.array([0, 4, 5])
+    on_device("take_rows", {"x": x, "index": index})
+    with pytest.raises(IndexError, match=r"^take_rows: index: 5 at position 2; valid 0\.\.4$"):
+        fnn.synchronize()
+    fnn.synchronize()
 
 
 # ---- refusals ----------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ class Emulator:
             ("emu_set_limit", None, (ctypes.c_size_t,)),
             ("emu_set_machine", None, (ctypes.c_int,) * 3),
             ("emu_set_error", None, (ctypes.c_int,)),
+            ("emu_last_stream", ctypes.c_void_p, ()),
             ("emu_current_device", ctypes.c_int, ()),
         ):
             function = getattr(library, name)
@@ -78,6 +79,10 @@ class Emulator:
 emulator = Emulator(Path(os.environ["FASTNN_SIMT_BUILD_DIR"]).resolve())
 
 
+class OutOfMemoryError(Exception):
+    """As other libraries call theirs."""
+
+
 class Memory:
     """Device memory: allocated here, or by others, who are told when it is no longer used."""
 
@@ -90,35 +95,32 @@ class Memory:
 
 def allocate(size):
     data = emulator.allocate(max(size, 1))
-    assert data, "no emulated memory left"
+    if not data:
+        raise OutOfMemoryError
     return Memory(data, lambda: emulator.release(data))
 
 
 class DeviceArray:
-    """An array of a shape and strides (in bytes) in device memory."""
+    """An array of a shape and strides (in bytes) at an address of a device."""
 
-    def __init__(self, memory, data, dtype, shape, strides, device=0):
-        self._memory, self.data, self.device = memory, data, device
+    def __init__(self, memory, address, dtype, shape, strides, number=0):
+        self._memory, self.address, self.number = memory, address, number
         self.dtype, self.shape, self.strides = np.dtype(dtype), tuple(shape), tuple(strides)
         self.streams = []  # that __dlpack__ was asked for
 
-    @property
-    def ndim(self):
-        return len(self.shape)
-
     def __dlpack_device__(self):
-        return CUDA, self.device
+        return CUDA, self.number
 
     def __dlpack__(self, *, stream=None):
         self.streams.append(stream)
         managed = DLManagedTensor()
-        tensor = managed.tensor
-        tensor.data, tensor.device_type, tensor.device = self.data, CUDA, self.device
-        tensor.ndim, tensor.lanes = self.ndim, 1
+        tensor, ndim = managed.tensor, len(self.shape)
+        tensor.data, tensor.device_type, tensor.device = self.address, CUDA, self.number
+        tensor.ndim, tensor.lanes = ndim, 1
         tensor.code, tensor.bits = KINDS[self.dtype.kind], 8 * self.dtype.itemsize
-        tensor.shape = (ctypes.c_int64 * self.ndim)(*self.shape)
+        tensor.shape = (ctypes.c_int64 * ndim)(*self.shape)
         steps = [stride // self.dtype.itemsize for stride in self.strides]
-        tensor.strides = (ctypes.c_int64 * self.ndim)(*steps)
+        tensor.strides = (ctypes.c_int64 * ndim)(*steps)
         exported[ctypes.addressof(managed)] = managed, self
         managed.deleter = ctypes.cast(forget, ctypes.c_void_p)
         return python.PyCapsule_New(ctypes.addressof(managed), TENSOR_NAME, None)
@@ -133,6 +135,14 @@ exported = {}  # what others hold
 @Deleter
 def forget(managed):
     del exported[ctypes.addressof(managed.contents)]
+
+
+def empty(shape, dtype, like=DeviceArray):
+    """A new C-contiguous array of a class of arrays."""
+    shape, dtype = tuple(shape), np.dtype(dtype)
+    strides = np.empty(shape, dtype).strides
+    memory = allocate(int(np.prod(shape)) * dtype.itemsize)
+    return like(memory, memory.data, dtype, shape, strides)
 
 
 def from_dlpack(array):
@@ -168,7 +178,7 @@ def owner(array):
     return array
 
 
-def to_device(array, device=0):
+def to_device(array, number=0, like=DeviceArray):
     """A copy on the device, in a copy of the whole memory that the NumPy array lies in."""
     whole = owner(array)
     first, last = bounds(whole.shape, whole.strides, whole.itemsize)
@@ -176,8 +186,8 @@ def to_device(array, device=0):
     memory = allocate(last - first)
     if last > first:
         emulator.copy(memory.data, begin, last - first)
-    data = memory.data + array.ctypes.data - begin
-    return DeviceArray(memory, data, array.dtype, array.shape, array.strides, device)
+    address = memory.data + array.ctypes.data - begin
+    return like(memory, address, array.dtype, array.shape, array.strides, number)
 
 
 def to_host(array):
@@ -186,5 +196,5 @@ def to_host(array):
     if last == first:
         return np.empty(array.shape, array.dtype)
     raw = np.empty(last - first, np.uint8)
-    emulator.copy(raw.ctypes.data, array.data + first, last - first)
+    emulator.copy(raw.ctypes.data, array.address + first, last - first)
     return np.ndarray(array.shape, array.dtype, raw, -first, array.strides).copy()

@@ -93,9 +93,13 @@ void synchronize() {
   }
   check_cuda(error, "synchronize", 0);
   if (good) return;
-  raise("LabelError", all_ops()[static_cast<size_t>(bad.op)].name + ": label " +
-                          std::to_string(bad.index) + " at row " + std::to_string(bad.row) +
-                          "; valid 0.." + std::to_string(bad.limit - 1));
+  const OpInfo& op = all_ops()[static_cast<size_t>(bad.op)];
+  const std::string index = std::to_string(bad.index), row = std::to_string(bad.row);
+  const std::string valid = "; valid 0.." + std::to_string(bad.limit - 1);
+  for (const Field& f : op.fields)
+    if (f.kind == Kind::in && f.type == Type::i64)
+      throw py::index_error(op.name + ": " + f.name + ": " + index + " at position " + row + valid);
+  raise("LabelError", op.name + ": label " + index + " at row " + row + valid);
 }
 
 // The error of another library's allocator as ours.

@@ -55,7 +55,10 @@ void release(char* p) {
   blocks.erase(block);
 }
 
+void* last_stream = nullptr;
+
 fnn::CudaError launch(fnn::CudaQueue queue, int op, bool f64, const void* args, void* workspace) {
+  last_stream = queue.stream;
   return opened([&] { return fnn::cuda_api.launch(queue, op, f64, args, workspace); });
 }
 fnn::CudaError copy(fnn::CudaQueue queue, const fnn::CudaCopy& copy) {
@@ -97,6 +100,7 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 }
 // What every call gets from now on.
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
+EXPORTED void* emu_last_stream() { return last_stream; }
 EXPORTED int emu_current_device() { return current_device; }
 
 // ---- what csrc/cuda/device calls of CUDA's runtime besides runtime.cpp ----
@@ -126,7 +130,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   properties->totalGlobalMem = limit;
   return cudaSuccess;
 }
-__attribute__((weak)) cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   *value = which == cudaDevAttrComputeCapabilityMajor   ? capability / 10
            : which == cudaDevAttrComputeCapabilityMinor ? capability % 10
                                                         : 0;

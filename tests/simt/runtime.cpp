@@ -109,12 +109,14 @@ cudaError_t cudaMemset(void* p, int value, size_t bytes) {
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
   return cudaMemset(p, value, bytes);
 }
-cudaError_t cudaGetDevice(int* device) {
+// Of the two below module.cpp has others.
+__attribute__((weak)) cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
 // A Hopper GPU: compute capability 9.0.
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+__attribute__((weak)) cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
+                                                         int) {
   *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
   return cudaSuccess;
 }

@@ -167,12 +167,14 @@ def make_for_gpu(folder, program, gpu):
     folder = folder / "gpu"
     folder.mkdir(parents=True, exist_ok=True)
     objects = {file: folder / (file.replace("/", "_") + ".o") for file in sources(program)}
+    newest = newest_header()
 
     def compile_one(file):
+        needed = max(newest, (ROOT / file).stat().st_mtime)
         code = hopper if gpu == "90" or file.endswith("_sm90a.cu") else kernels
         command = ["nvcc", *NVCC, *includes, code, "-x", "cu", "-c", str(ROOT / file)]
         command = compile_command(file, "plain") if file in CPU else command
-        if not objects[file].exists():
+        if not objects[file].exists() or objects[file].stat().st_mtime < needed:
             run([*command, "-o", str(objects[file])])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -171,45 +171,56 @@ const char* why_not_device(int i) {
 
 // What a device has of its own here, made at its first use.
 struct State {
-  std::once_flag once;
-  cudaError_t error = cudaSuccess;
+  std::mutex making;
   cudaMemPool_t pool = nullptr;
-  IndexNote* note = nullptr;
+  std::atomic<IndexNote*> note{nullptr};  // the last to be made
 };
 
 State states[kMaxDevices];
 
 cudaError_t clear(IndexNote* note) { return cudaMemset(note, 0xFF, sizeof *note); }
 
-cudaError_t make_state(State& state, int device) {
+cudaError_t make_pool(State& state, int device) {
   cudaMemPoolProps properties{};
   properties.allocType = cudaMemAllocationTypePinned;
   properties.location = {cudaMemLocationTypeDevice, device};
-  cudaError_t error = cudaMemPoolCreate(&state.pool, &properties);
+  const cudaError_t error = cudaMemPoolCreate(&state.pool, &properties);
   u64 kept = kKeptBytes;
-  if (error == cudaSuccess) {
-    error = cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &kept);
-  }
-  if (error == cudaSuccess) {
-    error = cudaMalloc(reinterpret_cast<void**>(&state.note), sizeof(IndexNote));
-  }
-  return error == cudaSuccess ? clear(state.note) : error;
+  if (error != cudaSuccess) return error;
+  return cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &kept);
 }
 
-// With the device current.
-State& state_of(int device) {
+cudaError_t make_note(State& state) {
+  IndexNote* note = nullptr;
+  cudaError_t error = cudaMalloc(reinterpret_cast<void**>(&note), sizeof *note);
+  if (error != cudaSuccess) return error;
+  error = clear(note);
+  if (error == cudaSuccess)
+    state.note = note;
+  else
+    cudaFree(note);
+  return error;
+}
+
+// With the device current. What fails for want of memory is tried again with the next call.
+cudaError_t require_state(int device) {
   State& state = states[device];
-  std::call_once(state.once, [&] { state.error = make_state(state, device); });
-  return state;
+  if (state.note) return cudaSuccess;
+  std::lock_guard lock(state.making);
+  if (state.note) return cudaSuccess;
+  const cudaError_t error = state.pool ? cudaSuccess : make_pool(state, device);
+  return error == cudaSuccess ? make_note(state) : error;
 }
 
 CudaError allocate(CudaQueue queue, i64 bytes, void** p) {
-  return on_device(queue.device, [&] {
-    State& state = state_of(queue.device);
-    if (state.error != cudaSuccess) return state.error;
-    return cudaMallocFromPoolAsync(p, static_cast<size_t>(bytes > 0 ? bytes : 1), state.pool,
-                                   stream_of(queue));
+  CudaError error = on_device(queue.device, [&] {
+    const cudaError_t ready = require_state(queue.device);
+    if (ready != cudaSuccess) return ready;
+    return cudaMallocFromPoolAsync(p, static_cast<size_t>(bytes > 0 ? bytes : 1),
+                                   states[queue.device].pool, stream_of(queue));
   });
+  if (error.kind == CudaError::unsupported) error.kind = CudaError::other;  // no pools: no kernel's
+  return error;
 }
 
 void release(CudaQueue queue, void* p) {
@@ -245,9 +256,9 @@ CudaError copy(CudaQueue queue, const CudaCopy& copy) {
 
 CudaError copy_indices(CudaQueue queue, const CudaIndices& indices) {
   return on_device(queue.device, [&] {
-    State& state = state_of(queue.device);
-    if (state.error != cudaSuccess) return state.error;
-    return launch_indices(indices, state.note, stream_of(queue));
+    const cudaError_t ready = require_state(queue.device);
+    if (ready != cudaSuccess) return ready;
+    return launch_indices(indices, states[queue.device].note, stream_of(queue));
   });
 }
 
