@@ -214,7 +214,14 @@ def matmuls():
     ]
     plain = [case("matmul", m=m, n=n, k=k) for m, n, k in sizes]
     plain += [case("matmul", m=(2, 3), n=17, k=9), case("matmul", m=(2, 0, 3), n=5, k=6)]
-    for m, n, k in ((7, 33, 9), (33, 65, 300), (1, 40, 70), (70, 10, 30)):
+    for m, n, k in (
+        (7, 33, 9),
+        (33, 65, 300),
+        (1, 40, 70),
+        (70, 10, 30),
+        (79, 33, 5),
+        (9, 7, 1100),
+    ):
         for a, b in ((True, False), (False, True), (True, True)):
             plain.append(case("matmul", m=m, n=n, k=k, transpose_a=a, transpose_b=b))
     for name in OPS["matmul"]["activation"].choices:
@@ -225,7 +232,16 @@ def matmuls():
         {"bias": GIVEN, "activation": "relu", "return_preactivation": True},
         {"precision": "tf32"},
     ]
-    for m, n, k in ((0, 3, 2), (4, 5, 0), (1, 50, 300), (45, 10, 300), (21, 70, 300)):
+    shapes = (
+        (0, 3, 2),
+        (4, 5, 0),
+        (1, 50, 300),
+        (45, 10, 300),
+        (21, 70, 300),
+        (77, 5, 3),
+        (5, 3, 1030),
+    )
+    for m, n, k in shapes:
         plain += [case("matmul", m=m, n=n, k=k, **chosen) for chosen in options]
     plain += [case("matmul", m=m, n=n, k=k, precision="bf16") for m, n, k in sizes[-12:]]
     return plain

@@ -23,6 +23,9 @@ LARGE["matmul"] = [
         (20001, 10, 65, {"return_preactivation": True, "activation": "relu"}),
         (65, 10, 20001, {"transpose_b": True}),
         (5, 700, 900, {}),
+        (9, 13, 50_001, {"transpose_a": True, "activation": "tanh", "return_preactivation": True}),
+        (16, 1, 100_003, {}),
+        (50_001, 13, 7, {"activation": "tanh", "return_preactivation": True}),
         (257, 301, 513, {"precision": "bf16"}),
     )
 ]

@@ -25,6 +25,12 @@ static inline MatmulSlot matmul_slot(i64 m, i64 n, i64 k, i64 itemsize) {
           least(n, kResultRows) * least(vecs(m) + 1, kResultVecs) * 64};
 }
 
+// Chains of a product so small and long that the threads share its chains, else 0. They wait behind
+// the slots.
+static inline i64 matmul_shared_chains(i64 m, i64 n, i64 k) {
+  return k >= 4 * kTerms && m * n <= 256 ? (k + kTerms - 1) / kTerms : 0;
+}
+
 // matmul of float32 with precision='bf16': the active level's kernel, with AVX512-BF16 if the CPU
 // has it.
 extern "C" void fnn_matmul_bf16(const void* args, const Team* team);

@@ -172,7 +172,7 @@ template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team&
   if (a.training) {
     share(team, blocks, [&](i64 b) {
       share_panels(kAlone, a.y, a.c, [&](Panel panel) {
-        const auto look = far ? look_at<1, T> : look_at<kChain, T>;
+        const auto look = far ? look_at<1, T> : look_at<kFew, T>;
         look(a.x + b * kBlock * a.c + panel.first, a.c, rows_of(b), panel, parked(b, panel));
       });
     });
@@ -186,10 +186,11 @@ template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team&
   });
   barrier(team);
   share_rows_backwards(team, a.n, far ? kBlock : kChain, [&](i64 first, i64 rows) {
-    const i64 step = far ? 1 : rows;
+    const i64 step = far ? 1 : kFew;
     for (i64 i = first; i < first + rows; i += step) {
-      share_panels(kAlone, a.y, a.c,
-                   [&](Panel panel) { apply(a, panel, shift(panel), i, step, past_caches); });
+      share_panels(kAlone, a.y, a.c, [&](Panel panel) {
+        apply(a, panel, shift(panel), i, least(step, first + rows - i), past_caches);
+      });
     }
   });
   end_stream();

@@ -10,12 +10,13 @@ namespace {
 
 // Vecs of a panel that has to stay in the cache from its sums to its result.
 enum { kNarrow = 8 };
+// Rows of a strip at a time, by rows: nearly in order. From memory it is one row.
+enum : i64 { kFew = 4 };
 
 // Inputs (n, c) are worked on in one of two orders, with the same bits. By columns: a thread takes
 // a panel of them from sums to result. By rows, where there is a block of them for every thread:
 // whole rows are read in order, which is what prefetching is made for, and panels of a width that
-// is a power of two don't fight for the same sets of a cache. The result may take the input's
-// place.
+// is a power of two don't fight for the same sets of a cache.
 inline bool by_rows(const Team& team, i64 n) {
   return n >= kBlock * (team.size > 2 ? team.size : 2);
 }

@@ -118,7 +118,7 @@ void backward_by_rows(const batch_norm_backward_args<T>& a, const T* y, const Te
   const bool far = beyond_caches<T>(a.n, a.c), past_caches = far && streams(a.dx, a.c);
   share(team, (a.n + kBlock - 1) / kBlock, [&](i64 b) {
     share_panels(kAlone, a.dx, a.c, [&](Panel panel) {
-      const auto look = far ? look_at<1, T> : look_at<kChain, T>;
+      const auto look = far ? look_at<1, T> : look_at<kFew, T>;
       look(a, y, panel, b, parked(b, panel));
     });
   });
@@ -127,10 +127,11 @@ void backward_by_rows(const batch_norm_backward_args<T>& a, const T* y, const Te
                [&](Panel panel) { add_blocks(a, panel, [&](i64 b) { return parked(b, panel); }); });
   barrier(team);
   share_rows_backwards(team, a.n, far ? kBlock : kChain, [&](i64 first, i64 rows) {
-    const i64 step = far ? 1 : rows;
+    const i64 step = far ? 1 : kFew;
     for (i64 i = first; i < first + rows; i += step) {
-      share_panels(kAlone, a.dx, a.c,
-                   [&](Panel panel) { apply(a, y, panel, i, step, past_caches); });
+      share_panels(kAlone, a.dx, a.c, [&](Panel panel) {
+        apply(a, y, panel, i, least(step, first + rows - i), past_caches);
+      });
     }
   });
   end_stream();

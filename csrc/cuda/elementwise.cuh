@@ -61,8 +61,6 @@ template <bool aligned> struct At {
   }
 };
 
-inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 // Of a grid in which each thread has `steps` Vecs to do, unless there are more blocks than `most`.
 template <class T> unsigned blocks_of_vecs(i64 n, i64 steps, i64 most) {
   const i64 per_block = kEachThreads * Vec<T>::lanes * steps,

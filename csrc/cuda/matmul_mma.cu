@@ -192,9 +192,7 @@ __device__ __forceinline__ void multiply(const Stage<L, R>& stage, int wm, int w
 }
 
 template <class How, class Tile, bool left_by_term, bool right_by_term>
-__global__ void __launch_bounds__(Tile::threads, Tile::BM == 128 ? 1
-                                                 : How::exact    ? 2
-                                                                 : 3)
+__global__ void __launch_bounds__(Tile::threads, Tile::BM == 128 ? 1 : 2)
     matmul_mma_kernel(Tiled<float> p) {
   using L = Slice<Tile::BM, Tile::WM / 8, left_by_term>;
   using R = Slice<Tile::BN, Tile::WN / 8, right_by_term>;

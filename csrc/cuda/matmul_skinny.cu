@@ -54,13 +54,14 @@ __device__ __forceinline__ void finish_few(const Skinny<T>& p, i64 few, i64 line
 
 template <class T, int M_> struct Across {
   static constexpr int M = M_, lanes = Vec<T>::lanes, threads = 256, warps = threads / 32;
-  static constexpr int wide = 4, lines = wide * lanes;    // Vecs and lines of a block
-  static constexpr int deep = threads / wide;             // terms at once
-  static constexpr int chunk = M == 1 ? 1024 : 2048 / M;  // terms in shared memory
+  static constexpr int wide = 4, lines = wide * lanes;  // Vecs and lines of a block
+  static constexpr int deep = threads / wide;           // terms at once
+  static constexpr int steps = M == 16 ? 4 : 8;
+  static constexpr int chunk = steps * deep;  // terms in shared memory
 };
 
 template <class T, class S>
-__global__ void __launch_bounds__(S::threads) matmul_across_kernel(Skinny<T> p) {
+__global__ void __launch_bounds__(S::threads, 2) matmul_across_kernel(Skinny<T> p) {
   __shared__ T few[S::chunk][S::M];
   __shared__ __align__(16) T sums[S::warps][S::M][S::lines];
   const int t = threadIdx.x, tx = t % S::wide, ty = t / S::wide;
@@ -70,19 +71,25 @@ __global__ void __launch_bounds__(S::threads) matmul_across_kernel(Skinny<T> p) 
 #pragma unroll
   for (int i = 0; i < S::M; i++) sum[i] = zero<T>();
   for (i64 k = begin; k < end; k += S::chunk) {
+    Vec<T> x[S::steps];  // under way while the few lines are brought
+#pragma unroll
+    for (int step = 0; step < S::steps; step++) {
+      const i64 term = k + step * S::deep + ty;
+      x[step] =
+          term < end ? p.many.template read_vec<false>(line0 + tx * S::lanes, term) : zero<T>();
+    }
     __syncthreads();
     for (int e = t; e < S::chunk * S::M; e += S::threads) {
       const int i = e / S::chunk, term = e % S::chunk;
-      few[term][i] = rounded(p.few.read_inside(i, k + term), p.round);
+      few[term][i] = k + term < end ? rounded(p.few.read_inside(i, k + term), p.round) : T(0);
     }
     __syncthreads();
-#pragma unroll(S::chunk / S::deep < 8 ? S::chunk / S::deep : 8)
-    for (int term = ty; term < S::chunk; term += S::deep) {
-      if (k + term >= end) continue;
-      const Vec<T> x =
-          rounded(p.many.template read_vec<false>(line0 + tx * S::lanes, k + term), p.round);
 #pragma unroll
-      for (int i = 0; i < S::M; i++) sum[i] = fma(broadcast(few[term][i]), x, sum[i]);
+    for (int step = 0; step < S::steps; step++) {
+      const Vec<T> right = rounded(x[step], p.round);
+#pragma unroll
+      for (int i = 0; i < S::M; i++)
+        sum[i] = fma(broadcast(few[step * S::deep + ty][i]), right, sum[i]);
     }
   }
 #pragma unroll
@@ -110,12 +117,12 @@ __global__ void __launch_bounds__(S::threads) matmul_across_kernel(Skinny<T> p) 
 template <class T, int M_> struct Along {
   static constexpr int M = M_, lanes = Vec<T>::lanes, threads = 128, warps = threads / 32;
   static constexpr int each = M == 1 ? 1 : lanes, lines = warps * each;  // of a warp, of a block
-  static constexpr int step = 32 * lanes;                                // terms of a warp at once
-  static constexpr int chunk = (M == 1 ? 8 : 2) * step;                  // terms in shared memory
+  static constexpr int deep = 32 * lanes, steps = M == 1 ? 8 : 2;        // terms of a warp at once
+  static constexpr int chunk = steps * deep;                             // terms in shared memory
 };
 
 template <class T, class S>
-__global__ void __launch_bounds__(S::threads, 4) matmul_along_kernel(Skinny<T> p) {
+__global__ void __launch_bounds__(S::threads, 3) matmul_along_kernel(Skinny<T> p) {
   __shared__ __align__(16) T few[S::M][S::chunk];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const i64 line = i64(blockIdx.x) * S::lines + warp * S::each;
@@ -125,26 +132,30 @@ __global__ void __launch_bounds__(S::threads, 4) matmul_along_kernel(Skinny<T> p
 #pragma unroll
   for (int e = 0; e < S::M * S::each; e++) sum[e / S::each][e % S::each] = 0;
   for (i64 k = begin; k < end; k += S::chunk) {
+    Vec<T> x[S::steps][S::each];  // under way while the few lines are brought
+#pragma unroll
+    for (int e = 0; e < S::steps * S::each; e++) {
+      const int step = e / S::each, c = e % S::each;
+      const i64 term = k + step * S::deep + lane * S::lanes;
+      x[step][c] = term < end ? p.many.template read_vec<true>(line + c, term) : zero<T>();
+    }
     __syncthreads();
     for (int e = threadIdx.x; e < S::M * S::chunk; e += S::threads) {
       const int i = e / S::chunk, term = e % S::chunk;
-      few[i][term] = rounded(p.few.read_inside(i, k + term), p.round);
+      few[i][term] = k + term < end ? rounded(p.few.read_inside(i, k + term), p.round) : T(0);
     }
     __syncthreads();
 #pragma unroll
-    for (int term = lane * S::lanes; term < S::chunk; term += S::step) {
-      if (k + term >= end) continue;
-      Vec<T> x[S::each];
+    for (int step = 0; step < S::steps; step++) {
 #pragma unroll
-      for (int c = 0; c < S::each; c++)
-        x[c] = rounded(p.many.template read_vec<true>(line + c, k + term), p.round);
+      for (int c = 0; c < S::each; c++) x[step][c] = rounded(x[step][c], p.round);
 #pragma unroll
       for (int i = 0; i < S::M; i++) {
-        const Vec<T> left = load_aligned(&few[i][term]);
+        const Vec<T> left = load_aligned(&few[i][step * S::deep + lane * S::lanes]);
 #pragma unroll
         for (int e = 0; e < S::each * S::lanes; e++) {
           const int c = e / S::lanes, l = e % S::lanes;
-          sum[i][c] = fma_lane(left.v[l], x[c].v[l], sum[i][c]);
+          sum[i][c] = fma_lane(left.v[l], x[step][c].v[l], sum[i][c]);
         }
       }
     }

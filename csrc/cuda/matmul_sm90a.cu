@@ -196,6 +196,7 @@ template <class S> __device__ void consume(const Hopper& p, Smem<S>* smem, int g
   for (i64 i = blockIdx.x, s = 0; i < p.tiles * p.splits; i += gridDim.x) {
     const Unit unit(p, i, S::BM, S::BN);
     float sums[S::BN / 2] = {};
+    simt::wgmma_pin(sums);
     for (int block = unit.begin; block < unit.end; block++) {
       simt::mbar_wait(&smem->full[s], round & 1);
       simt::wgmma_fence();
@@ -207,6 +208,7 @@ template <class S> __device__ void consume(const Hopper& p, Smem<S>* smem, int g
       if (++s == S::stages) s = 0, round++;
     }
     simt::wgmma_wait<0>();
+    simt::wgmma_pin(sums);
     if (leads) simt::mbar_arrive(&smem->empty[before]);
     if (add_group_parts<S>(p, unit, group, &smem->last[group], sums))
       finish_rows<S::BN>(p, unit.m0 + group * 64, unit.n0, sums);

@@ -40,3 +40,6 @@
 static inline unsigned blocks_for(i64 work, i64 per_block) {
   return static_cast<unsigned>((work + per_block - 1) / per_block);
 }
+
+// For loads and stores of 16 bytes.
+static inline bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }

@@ -1,8 +1,8 @@
 // Matrix products of a warpgroup from shared memory (sm_90a). Part of simt.cuh.
 //
-// wgmma_fence() before a batch, then the products, wgmma_commit(), and wgmma_wait() before the
-// accumulators are touched. Thread t's d[i] is row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column
-// 8 (i / 4) + 2 (t % 4) + i % 2.
+// wgmma_fence() before a batch, then the products, wgmma_commit(), and wgmma_wait() and wgmma_pin()
+// before the accumulators are touched. Thread t's d[i] is
+//   row 16 (t / 32) + t % 32 / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (t % 4) + i % 2.
 #pragma once
 
 namespace simt {
@@ -15,6 +15,13 @@ SIMT_DEVICE void wgmma_commit() {
 }
 template <int groups_left> SIMT_DEVICE void wgmma_wait() {
   SIMT_ON_SM90A(asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups_left) : "memory"));
+}
+
+// What touches d stays on its side: the statements above don't name it, so the compiler might move
+// that across them. After the wait, and before the fence where d has been written.
+template <int count> SIMT_DEVICE void wgmma_pin(float (&d)[count]) {
+#pragma unroll
+  for (int i = 0; i < count; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // clang-format off: tables

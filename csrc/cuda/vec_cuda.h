@@ -161,6 +161,8 @@ template <class T> FNN_INLINE T max_lane(Vec<T> a) {
   for (int i = 1; i < Vec<T>::lanes; i++) most = most > a.v[i] ? most : a.v[i];
   return most;
 }
+FNN_INLINE float sum(Vec<float> a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
+FNN_INLINE double sum(Vec<double> a) { return a.v[0] + a.v[1]; }
 FNN_INLINE double sum_in_double(Vec<float> a) {
   return (double(a.v[0]) + double(a.v[1])) + (double(a.v[2]) + double(a.v[3]));
 }

@@ -377,6 +377,7 @@ __global__ void wgmma_kernel(const __grid_constant__ CUtensorMap a_map,
   simt::mbar_wait(&smem->bar, 0);
   float d[n / 2];
   for (int i = 0; i < n / 2; i++) d[i] = 1000;  // the first product must not add to it
+  simt::wgmma_pin(d);
   simt::wgmma_fence();
 #pragma unroll
   for (int k = 0; k < kDepth; k += step) {
@@ -392,6 +393,7 @@ __global__ void wgmma_kernel(const __grid_constant__ CUtensorMap a_map,
   }
   simt::wgmma_commit();
   simt::wgmma_wait<0>();
+  simt::wgmma_pin(d);
   for (int i = 0; i < n / 2; i++) {
     const int row = t / 32 * 16 + t % 32 / 4 + 8 * (i / 2 % 2);
     c[row * n + i / 4 * 8 + t % 4 * 2 + i % 2] = d[i];
@@ -435,6 +437,7 @@ __global__ void wgmma_transposed_kernel(const __grid_constant__ CUtensorMap a_ma
   simt::setmaxnreg_inc<128>();
   simt::mbar_wait(&smem->bar, 0);
   float d[32] = {};
+  simt::wgmma_pin(d);
   simt::wgmma_fence();
 #pragma unroll
   for (int k = 0; k < kDepth; k += 16) {
@@ -443,6 +446,7 @@ __global__ void wgmma_transposed_kernel(const __grid_constant__ CUtensorMap a_ma
   }
   simt::wgmma_commit();
   simt::wgmma_wait<0>();
+  simt::wgmma_pin(d);
   for (int i = 0; i < 32; i++) {
     const int row = t / 32 * 16 + t % 32 / 4 + 8 * (i / 2 % 2);
     c[row * 64 + i / 4 * 8 + t % 4 * 2 + i % 2] = d[i];

@@ -11,7 +11,10 @@ void test_dropout();
 void test_feeding();
 void test_gradients();
 void test_column_sum();
+void test_batch_norm();
+void test_layer_norm();
 void test_losses();
+void test_softmax();
 void test_softmax_cross_entropy();
 void test_count_correct();
 void test_optimizers();
@@ -80,7 +83,10 @@ const Test tests[] = {
     {"feeding", test_feeding},
     {"gradients", test_gradients},
     {"column_sum", test_column_sum},
+    {"batch_norm", test_batch_norm},
+    {"layer_norm", test_layer_norm},
     {"losses", test_losses},
+    {"softmax", test_softmax},
     {"softmax_cross_entropy", test_softmax_cross_entropy},
     {"count_correct", test_count_correct},
     {"optimizers", test_optimizers},

@@ -160,6 +160,16 @@ inline std::string label(const char* name, std::initializer_list<i64> sizes) {
   return text;
 }
 
+// Rows or channels whose means are far from 0 and whose spread is small; the first is constant.
+inline std::vector<double> far_from_0(i64 outer, i64 inner, unsigned seed, bool by_inner = false) {
+  std::vector<double> v = Arrays::normal_values(outer * inner, seed, 1);
+  for (i64 i = 0; i < outer * inner; i++) {
+    const i64 group = by_inner ? i % inner : i / inner;
+    v[i] = double(float(group == 0 ? 7 : v[i] + 1e5 * double(group % 3)));
+  }
+  return v;
+}
+
 template <class Make>
 void compare(const std::string& what, const Entries& f32, const Entries& f64, Accuracy accuracy,
              size_t shift, Make make) {

@@ -49,11 +49,13 @@ template <class T> softmax_cross_entropy_args<T> loss_args(Arrays& m, const Loss
 
 void test_softmax_cross_entropy() {
   const LossCase cases[] = {
-      {0, 10, 0, false, false, false, 0},   {1, 1, 0, false, false, false, 0},
-      {9, 10, 0, false, false, false, 0},   {300, 10, 0, false, false, true, 0},
-      {300, 10, 1, false, true, true, 0.1}, {65, 3, 2, false, false, true, 0},
-      {40, 10, 0, true, false, false, 0},   {40, 10, 0, true, true, false, 0.1},
-      {5, 33, 0, false, false, false, 0},   {7, 200, 2, false, true, true, 0.2},
+      {0, 10, 0, false, false, false, 0},    {1, 1, 0, false, false, false, 0},
+      {9, 10, 0, false, false, false, 0},    {300, 10, 0, false, false, true, 0},
+      {300, 10, 1, false, true, true, 0.1},  {65, 3, 2, false, false, true, 0},
+      {40, 10, 0, true, false, false, 0},    {40, 10, 0, true, true, false, 0.1},
+      {5, 33, 0, false, false, false, 0},    {7, 200, 2, false, true, true, 0.2},
+      {3, 1500, 0, false, true, true, 0.1},  {3, 1100, 0, true, false, false, 0},
+      {2, 17000, 0, false, true, true, 0.1}, {2, 16388, 0, false, false, false, 0},
   };
   for (const LossCase& t : cases) {
     COMPARE(softmax_cross_entropy,

@@ -103,6 +103,7 @@ void wgmma_fence();
 void wgmma_commit(HERE);
 void wgmma_wait_for(int groups_left, Location where);
 template <int groups_left> void wgmma_wait(HERE) { wgmma_wait_for(groups_left, where); }
+template <int count> void wgmma_pin(float (&)[count]) {}
 void wgmma_issue(float* d, const emu::Wgmma& operation);
 
 template <int n, int transpose_a = 0, int transpose_b = 0>

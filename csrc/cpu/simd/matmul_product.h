@@ -320,6 +320,34 @@ template <class T> void multiply_thin(const matmul_args<T>& a, const Team& team)
   });
 }
 
+// Each thread takes some of the chains, then some rows of the result, whose chains it adds in
+// order.
+template <class T>
+void multiply_chains(const matmul_args<T>& a, const MatmulSlot& size, const Team& team) {
+  const i64 chains = matmul_shared_chains(a.m, a.n, a.k), elements = a.m * a.n;
+  const Team alone = {0, 1, nullptr};
+  T* const parts = reinterpret_cast<T*>(a.scratch + team.size * size.bytes());
+  matmul_args<T> part = a;
+  part.bias = part.gate = nullptr, part.preactivation = nullptr, part.activation = -1;
+  part.scratch = a.scratch + team.rank * size.bytes();
+  share(team, chains, [&](i64 c) {
+    part.a = a.a + c * kTerms * a.a_cs, part.b = a.b + c * kTerms * a.b_rs;
+    part.k = least(kTerms, a.k - c * kTerms), part.y = parts + c * elements;
+    const Product<T, false> p(part, better_transposed(part), alone, size);
+    p.compute_all(0, p.row_tiles, 0, p.n);
+  });
+  barrier(team);
+  const Product<T, false> whole(a, false, alone, size);
+  share_range(team, a.m, 1, [&](i64 i0, i64 i1) {
+    each_vec<T>(i0 * a.n, i1 * a.n, [&](auto at) {
+      Vec<T> sum = at.load(parts);
+      for (i64 c = 1; c < chains; c++) sum = sum + at.load(parts + c * elements);
+      at.store(a.y, sum);
+    });
+    whole.finish(i0, i1, 0, a.n);
+  });
+}
+
 // Threads share the rows of a tall result, so that none takes a line from another that writes next
 // to it; with kPairs because the left factor is packed, too. Else the work is cut into units of a
 // tile of rows by a group of columns, consecutive ones in the same columns; narrower ones where
@@ -330,6 +358,9 @@ template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Tea
   if (!kPairs && Thin<T>::suits(a)) return multiply_thin(a, team);
   const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
   const Product<T, kPairs> p(a, !a.a_bytes && better_transposed(a), team, size);
+  if (!kPairs && !a.a_bytes && !a.b_sum && team.size > 1 && matmul_shared_chains(a.m, a.n, a.k)) {
+    return multiply_chains(a, size, team);
+  }
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
   const bool tall = p.m >= p.n && p.row_tiles >= 8 * team.size;
   if (kPairs ? p.m > p.n : tall && !p.transposed) {

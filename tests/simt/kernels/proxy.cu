@@ -36,6 +36,7 @@ template <int bug> __global__ void proxy_product_kernel(const bf16* a, float* c)
   }
   simt::wgmma_commit();
   simt::wgmma_wait<0>();
+  simt::wgmma_pin(sums);
   for (int i = 0; i < 32; i++) {
     const int row = t / 32 * 16 + t % 32 / 4 + 8 * (i / 2 % 2);
     c[row * 64 + i / 4 * 8 + t % 4 * 2 + i % 2] = sums[i];

@@ -52,6 +52,7 @@ __device__ void consume(Smem* smem, float* c, int m, int n, int steps) {
     if (bug != 6 && threadIdx.x == 0) simt::mbar_arrive(&smem->empty[s]);
   }
   if (bug == 1) simt::wgmma_wait<0>();
+  simt::wgmma_pin(sums);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   for (int i = 0; i < BN / 2; i++) {
     const int row = blockIdx.y * BM + warp * 16 + lane / 4 + 8 * (i / 2 % 2);
