@@ -186,7 +186,7 @@ template <class T> void forward_by_rows(const batch_norm_args<T>& a, const Team&
   });
   barrier(team);
   share_rows_backwards(team, a.n, far ? kBlock : kChain, [&](i64 first, i64 rows) {
-    const i64 step = far ? 1 : kFew;
+    const i64 step = far ? i64(1) : i64(kFew);
     for (i64 i = first; i < first + rows; i += step) {
       share_panels(kAlone, a.y, a.c, [&](Panel panel) {
         apply(a, panel, shift(panel), i, least(step, first + rows - i), past_caches);

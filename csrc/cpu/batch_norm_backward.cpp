@@ -127,7 +127,7 @@ void backward_by_rows(const batch_norm_backward_args<T>& a, const T* y, const Te
                [&](Panel panel) { add_blocks(a, panel, [&](i64 b) { return parked(b, panel); }); });
   barrier(team);
   share_rows_backwards(team, a.n, far ? kBlock : kChain, [&](i64 first, i64 rows) {
-    const i64 step = far ? 1 : kFew;
+    const i64 step = far ? i64(1) : i64(kFew);
     for (i64 i = first; i < first + rows; i += step) {
       share_panels(kAlone, a.dx, a.c, [&](Panel panel) {
         apply(a, y, panel, i, least(step, first + rows - i), past_caches);

@@ -6,20 +6,24 @@
 
 namespace {
 
-// Of so many values of a channel: their mean, less the channel's pivot, and the sum of squared
-// deviations from it.
+// Of so many values of a channel: their mean, less the channel's pivot, what rounding took from it,
+// and the sum of squared deviations from it.
 struct alignas(16) Moments {
-  double count, mean, m2;
+  double count, mean, low, m2;
 
   __device__ void merge(const Moments& o) {
-    if (o.count > 0) merge(o, o.count / (count + o.count));
+    if (o.count == 0) return;
+    const double before = mean, change = add(o, o.count / (count + o.count));
+    const double added = mean - before;
+    low += (before - (mean - added)) + (change - added);
   }
-  // part: of o's values in all.
-  __device__ void merge(const Moments& o, double part) {
-    const double delta = o.mean - mean;
+  // part: of o's values in all. Returns what was to be added to the mean.
+  __device__ double add(const Moments& o, double part) {
+    const double delta = (o.mean - mean) + (o.low - low);
     m2 += o.m2 + delta * delta * (count * part);
-    mean += delta * part;
     count += o.count;
+    mean += delta * part;
+    return delta * part;
   }
 };
 
@@ -35,8 +39,9 @@ template <class T> struct Statistics {
   __device__ void take(const Walk<T>& walk, Vec<T> pivot, i64 q,
                        Moments (&sums)[Vec<T>::lanes]) const {
     constexpr int lanes = Vec<T>::lanes;
-    Vec<T> x[kTaken], total = zero<T>();
-    unsigned inside[lanes] = {};  // which of the values are some
+    static_assert(lanes * kTaken <= 32);
+    Vec<T> x[kTaken];
+    unsigned some = 0;  // a bit for each value that there is, lane by lane
 #pragma unroll
     for (int r = 0; r < kTaken; r++) {
       const auto at = walk.at(q + r);
@@ -44,47 +49,42 @@ template <class T> struct Statistics {
       if (at.exists) x[r] = at.load(a.x);
 #pragma unroll
       for (int l = 0; l < lanes; l++) {
-        const bool counts = at.exists && at.place.inside(l);
-        inside[l] |= unsigned(counts) << r;
-        total.v[l] += counts ? x[r].v[l] - pivot.v[l] : T(0);
+        some |= unsigned(at.exists && at.place.inside(l)) << (l * kTaken + r);
       }
     }
-    Vec<T> near = pivot;
 #pragma unroll
     for (int l = 0; l < lanes; l++) {
-      if (inside[l]) near.v[l] += total.v[l] / T(__popc(inside[l]));
-    }
-    Vec<T> sum = zero<T>(), squares = zero<T>();
+      const unsigned here = some >> (l * kTaken) & ((1u << kTaken) - 1);
+      if (here == 0) continue;
+      const T n = T(__popc(here));
+      T near = 0, sum = 0, squares = 0;
 #pragma unroll
-    for (int r = 0; r < kTaken; r++) {
-      Vec<T> d = x[r] - near;
+      for (int r = 0; r < kTaken; r++) near += here >> r & 1 ? x[r].v[l] - pivot.v[l] : T(0);
+      near = pivot.v[l] + near / n;
 #pragma unroll
-      for (int l = 0; l < lanes; l++) d.v[l] = inside[l] >> r & 1 ? d.v[l] : T(0);
-      sum = sum + d;
-      squares = fma(d, d, squares);
-    }
-#pragma unroll
-    for (int l = 0; l < lanes; l++) {
-      if (!inside[l]) continue;
-      const T n = T(__popc(inside[l]));
-      const double s = double(sum.v[l]), residual = double(sum.v[l] / n);
-      const double mean = (double(near.v[l]) - double(pivot.v[l])) + residual;
-      const double m2 = double(squares.v[l]) - residual * s;
+      for (int r = 0; r < kTaken; r++) {
+        const T d = here >> r & 1 ? x[r].v[l] - near : T(0);
+        sum += d;
+        squares = fma_lane(d, d, squares);
+      }
+      const double residual = double(sum / n);
+      const double mean = (double(near) - double(pivot.v[l])) + residual;
+      const double m2 = double(squares) - residual * double(sum);
       // A division in T is good enough: an error of the mean is one of second order in m2.
-      sums[l].merge({double(n), mean, m2}, double(n / (T(sums[l].count) + n)));
+      sums[l].add({double(n), mean, 0, m2}, double(n / (T(sums[l].count) + n)));
     }
   }
 
   // Statistics of no values have mean and variance 0, and leave the running ones alone.
   __device__ void finish(i64 j, const Moments& batch) const {
     const double n = batch.count, variance = n > 0 ? batch.m2 / n : 0;
-    const double pivot = n > 0 ? double(a.x[j * a.s]) : 0, mean = pivot + batch.mean;
+    const double pivot = n > 0 ? double(a.x[j * a.s]) : 0, mean = pivot + (batch.mean + batch.low);
     const double rstd = 1 / ::sqrt(variance + a.eps);
     a.mean[j] = T(mean);
     a.rstd[j] = T(rstd);
     // What rounding took from the mean comes with the shift.
     const double gain = a.gamma ? rstd * double(a.gamma[j]) : rstd;
-    const double lost = (pivot - double(a.mean[j])) + batch.mean;
+    const double lost = ((pivot - double(a.mean[j])) + batch.mean) + batch.low;
     shift[j] = T((a.beta ? double(a.beta[j]) : 0) - lost * gain);
     const double unbiased = a.unbiased_running_var ? n / (n - 1) : 1;
     if (n > 0 && a.running_mean) update(a.running_mean[j], mean);

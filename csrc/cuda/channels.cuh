@@ -70,7 +70,7 @@ template <class T> struct Walk {
     return k * (ch.across * lanes) + side * (ch.neighbours ? lanes : 1);
   }
   __device__ Place<T, i64> line(i64 k) const {
-    return {along(k), ch.neighbours ? 1 : ch.across, ch.length, ch.vectors};
+    return {along(k), ch.length, ch.neighbours ? 1 : ch.across, ch.vectors};
   }
 
   struct At {

@@ -9,32 +9,39 @@
 namespace {
 
 template <class T, class Index> struct Place {
-  Index first, between, end;
+  Index first;   // lane 0's column
+  int left;      // columns from there on, if they are few
+  int between;   // columns from lane to lane
   bool vectors;  // neighbours and aligned; all of them before the end or none
 
+  __device__ Place(Index f, Index end, int b, bool v)
+      : first(f), left(int(end - f < kMany ? end - f : kMany)), between(b), vectors(v) {}
+
   __device__ Index column(int l) const { return first + l * between; }
-  __device__ bool inside(int l) const { return column(l) < end; }
+  __device__ bool inside(int l) const { return l * between < left; }
 
   // Lanes beyond the end are 0.
   __device__ __forceinline__ Vec<T> load(const T* row) const {
+    const T* p = row + first;
     Vec<T> v = zero<T>();
     if (vectors) {
-      if (first < end) v = load_aligned(row + first);
+      if (left > 0) v = load_aligned(p);
     } else {
 #pragma unroll
       for (int l = 0; l < Vec<T>::lanes; l++) {
-        if (inside(l)) v.v[l] = row[column(l)];
+        if (inside(l)) v.v[l] = p[l * between];
       }
     }
     return v;
   }
   __device__ __forceinline__ void store(T* row, Vec<T> v) const {
+    T* p = row + first;
     if (vectors) {
-      if (first < end) store_aligned(row + first, v);
+      if (left > 0) store_aligned(p, v);
     } else {
 #pragma unroll
       for (int l = 0; l < Vec<T>::lanes; l++) {
-        if (inside(l)) row[column(l)] = v.v[l];
+        if (inside(l)) p[l * between] = v.v[l];
       }
     }
   }
@@ -46,6 +53,9 @@ template <class T, class Index> struct Place {
     }
     return v;
   }
+
+ private:
+  static constexpr int kMany = 1 << 30;
 };
 
 }  // namespace

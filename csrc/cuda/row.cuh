@@ -53,12 +53,13 @@ template <class T, int width_, int vecs> struct Row {
   // The thread's k-th Vec.
   struct At : Place<T, Index> {
     Index k;
+    __device__ At(Place<T, Index> place, Index k_) : Place<T, Index>(place), k(k_) {}
   };
 
   __device__ __forceinline__ At at(Index k) const {
     const Index thread = threadIdx.x % width;
     const Index first = k * (width * lanes) + thread * (neighbours ? lanes : 1);
-    return {{first, neighbours ? 1 : width, columns, vectors}, k};
+    return At({first, columns, neighbours ? 1 : width, vectors}, k);
   }
 
   // f(at) for every Vec of the thread.

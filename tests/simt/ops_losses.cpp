@@ -63,6 +63,14 @@ void test_softmax_cross_entropy() {
             (Accuracy{64, false}), size_t(t.n % 2),
             [=]<class T>(Arrays& m, T) { return loss_args<T>(m, t); });
   }
+  for (i64 c : {10, 40, 1100}) {  // the rows become NaN, and nothing else is read
+    COMPARE(softmax_cross_entropy, label("softmax_cross_entropy, labels out of range", {c}),
+            (Accuracy{64, false}), 0, [=]<class T>(Arrays& m, T) {
+              softmax_cross_entropy_args<T> a = loss_args<T>(m, {5, c, 2, false, true, false, 0});
+              a.labels = m.values<i64>({0, double(c), -1, 0x1p60, double(c - 1)});
+              return a;
+            });
+  }
   const LossCase in_place{33, 10, 0, false, false, false, 0};
   COMPARE(softmax_cross_entropy, "softmax_cross_entropy in place", (Accuracy{64, false}), 0,
           [=]<class T>(Arrays& m, T) {
