@@ -20,6 +20,7 @@ from fastnn import ops
 __all__ = [
     "Floor",
     "Probe",
+    "adam_loop",
     "measure_floor",
     "measure_probe",
     "step_flops",
@@ -64,7 +65,7 @@ class Floor:
     peak_gflops : float
         The machine's, from `measure_probe`.
     adam_seconds : float
-        Median of a plain Adam loop over warm arrays of the network's own size.
+        Median of `adam_loop`.
     read_seconds : float
         One read of the weights from cache.
     """
@@ -74,10 +75,11 @@ class Floor:
     adam_seconds: float
     read_seconds: float
 
-    def seconds(self, batch: int) -> float:
-        """Return the floor of an update with ``batch`` samples."""
+    def seconds(self, batch: int, adam_seconds: float | None = None) -> float:
+        """Return the floor of an update with ``batch`` samples, with Adam as timed beside it."""
         products = batch * self.flops_per_sample / (self.peak_gflops * 1e9)
-        return products + self.adam_seconds + self.read_seconds
+        adam = self.adam_seconds if adam_seconds is None else adam_seconds
+        return products + adam + self.read_seconds
 
 
 def time_calls(call: Callable[[], object], budget: float, most: int = 200) -> list[float]:
@@ -126,20 +128,21 @@ def measure_probe(budget: float = 0.3) -> Probe:
     )
 
 
+def adam_loop(sizes: Sequence[int]) -> Callable[[], object]:
+    """Return a plain Adam step over arrays of the size of the dense network ``sizes``."""
+    param, grad, exp_avg, exp_avg_sq = np.full((4, _weights(sizes)), 0.01, np.float32)
+    return lambda: ops.adam_step(param, grad, exp_avg, exp_avg_sq, step=10, lr=1e-3)
+
+
 def measure_floor(sizes: Sequence[int], probe: Probe, budget: float = 0.3) -> Floor:
     """Measure the floor of the dense network ``sizes``, for example ``(784, 512, 512, 10)``."""
-    weights = sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
-    param, grad, exp_avg, exp_avg_sq = np.full((4, weights), 0.01, np.float32)
-
-    def adam() -> None:
-        ops.adam_step(param, grad, exp_avg, exp_avg_sq, step=10, lr=1e-3)
-
+    adam = adam_loop(sizes)
     adam()
     return Floor(
         flops_per_sample=step_flops(sizes),
         peak_gflops=probe.peak_gflops,
         adam_seconds=median(time_calls(adam, budget, 1000)),
-        read_seconds=4 * weights / (probe.cache_gbs * 1e9),
+        read_seconds=4 * _weights(sizes) / (probe.cache_gbs * 1e9),
     )
 
 
@@ -147,6 +150,10 @@ def step_flops(sizes: Sequence[int]) -> int:
     """Count a sample's operations: y and dW of every layer, dx of all but the first."""
     products = [inputs * outputs for inputs, outputs in pairwise(sizes)]
     return 2 * (3 * sum(products) - products[0])
+
+
+def _weights(sizes: Sequence[int]) -> int:
+    return sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
 
 
 def _read_gbs(size: int, budget: float) -> float:

@@ -191,6 +191,7 @@ def test_flops_of_a_step():
 def test_floor_adds_products_adam_and_a_read():
     found = floor.Floor(1000, peak_gflops=2.0, adam_seconds=3.0, read_seconds=0.5)
     assert found.seconds(4) == pytest.approx(4 * 1000 / 2e9 + 3.5)
+    assert found.seconds(4, adam_seconds=5.0) == pytest.approx(4 * 1000 / 2e9 + 5.5)
 
 
 def test_probe_finds_rates():

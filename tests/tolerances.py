@@ -8,7 +8,8 @@ below, which were fixed beforehand and say what users may rely on:
     4u           the other activations and their gradients (these relative to dy); each term of a
                  loss; a moment of an optimizer
     8u           an optimizer's update; a variance; a short sum, relative to its terms
-    16u          matmul, relative to |a| |b|
+    16u          matmul, relative to |a| |b|; 2^15 u more with precision="tf32", which on a GPU may
+                 cut factors off after 11 bits
     32u          a long sum, relative to its terms
     (4 + |z|) u  softmax, z the distance of a score from the largest
 """
@@ -50,7 +51,8 @@ def matmul(a, r):
     terms = left @ np.abs(a.b.T if a.transpose_b else a.b)
     terms = terms if a.bias is None else terms + np.abs(a.bias)
     steepest = 1.13  # slope of gelu
-    return {"y": 16 * steepest * terms + 4 * np.abs(r.y), "preactivation": 16 * terms}
+    units = 16 + (2**15 if a.precision == "tf32" else 0)
+    return {"y": units * steepest * terms + 4 * np.abs(r.y), "preactivation": units * terms}
 
 
 def relative(multiple, name="y"):

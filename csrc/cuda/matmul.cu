@@ -1,5 +1,6 @@
 // Matrix product act(op(a) op(b) + bias): which of its kernels computes it, decided here by shape,
-// strides and precision alone.
+// strides and precision alone; but GPUs of compute capability 9.0 have a kernel of their own for
+// large products in tf32 and bf16, whose bits are not those of other GPUs.
 //
 // Full precision runs on the ordinary cores. Mma::tf32x3 is as accurate in the emulator
 // (tests/simt), but how a tensor core rounds its sums only a GPU can tell, as well as which of the

@@ -4,7 +4,7 @@
 // registers. Two kernels, by how the other factor lies in memory: `across` where its lines are
 // adjacent (threads with different terms add up at the end), `along` where its terms are (a warp to
 // one or few lines). A long k is cut among blocks. The sums are shorter than the CPU's, so they are
-// closer to the exact ones, not equal to the CPU's.
+// closer to the exact ones, not equal to the CPU's, and depend on that layout.
 #include "matmul.cuh"
 
 namespace {
