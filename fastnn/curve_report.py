@@ -80,8 +80,11 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for (variant, library), line in _lines(rows).items():
         _draw_line(left, right, variant, library, line)
-    floor = sorted({(row.batch, row.floor, row.samples_in_epoch) for row in rows})
-    batch, update, samples = np.array(floor).T
+    floor: dict[int, float] = {}  # of one network: the least that its variants found
+    for row in rows:
+        floor[row.batch] = min(row.floor, floor.get(row.batch, row.floor))
+    batch, update = np.array(sorted(floor.items())).T
+    samples = rows[0].samples_in_epoch
     left.plot(batch, update, "--", color="0.4", label="floor", zorder=1)
     right.plot(batch, update * samples / batch, "--", color="0.4", label="floor", zorder=1)
     right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
