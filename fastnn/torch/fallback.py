@@ -45,6 +45,15 @@ def _linear_backward(
     )
 
 
+def _rowwise(op: Any) -> Callable[..., Tensor]:
+    """Over the last axis, also of a tensor that has none."""
+    return lambda *tensors: op(*map(torch.atleast_1d, tensors)).reshape(tensors[0].shape)
+
+
+_softmax, _softmax_backward = _rowwise(ops.softmax), _rowwise(ops.softmax_backward)
+_log_softmax, _log_softmax_backward = _rowwise(ops.log_softmax), _rowwise(ops.log_softmax_backward)
+
+
 def _softmax_cross_entropy(
     logits: Tensor,
     target: Tensor,
