@@ -1,6 +1,5 @@
 """The dense network behind `fastnn.sklearn`, and the objective that scikit-learn gives it."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,16 +43,27 @@ class _PenalisedLinear(Linear):
 
     def _backprop(self, x: Any, dy: Any, overwrite: bool = False) -> Any:
         dx = super()._backprop(x, dy, overwrite)
-        weight, share = self.params["weight"], self.objective.share(x)
+        weight, share = self.params["weight"], self.objective.penalty.share
         ops.sgd_step(self.grads["weight"], weight, lr=share, maximize=True)  # += share * weight
         return dx
+
+
+class _Penalty:
+    """Arrays with alpha / n, which recorded steps read afresh."""
+
+    def __init__(self, share: float, dtype: np.dtype[Any]) -> None:
+        self.share = np.array(share, np.float64)
+        self.half = np.array([[share / 2]], dtype)
+
+    def set(self, share: float) -> None:
+        self.share[...], self.half[...] = share, share / 2
 
 
 class Objective(Loss):
     """Loss of a batch plus an L2 penalty of the weights, ``alpha / 2 * sum(W^2) / n``.
 
-    n is the number of samples in the batch, or the sum of their weights; sample weights come
-    already divided by it. The gradient is that of the sum over outputs.
+    n is the number of samples in the batch, or the sum of their weights; `weights` makes what
+    `__call__` takes as weights. The gradient is that of the sum over outputs.
 
     Parameters
     ----------
@@ -63,6 +73,8 @@ class Objective(Loss):
         Strength of the penalty.
     layers : sequence of Layer
         Those with penalised weights.
+    dtype : dtype
+        Of the network.
     mean_of : int, default 1
         The value, unlike the gradient, divides the loss by this number of outputs.
     """
@@ -70,40 +82,43 @@ class Objective(Loss):
     recordable = True
 
     def __init__(
-        self, output: str, alpha: float, layers: Sequence[Layer], mean_of: int = 1
+        self,
+        output: str,
+        alpha: float,
+        layers: Sequence[Layer],
+        dtype: np.dtype[Any],
+        mean_of: int = 1,
     ) -> None:
         self.integer_targets = output == "softmax"  # type: ignore[misc]
         self._loss, self._factor = OUTPUTS[output]
-        self._alpha, self._layers, self._mean_of = alpha, layers, mean_of
-        self._share = 0.0
-        self._constants: dict[tuple[Any, ...], Any] = {}
+        self._alpha, self._layers, self._dtype = alpha, layers, dtype
+        self._part = np.array([[1 / mean_of]], dtype)
+        self._means: dict[int, Array] = {}  # by number of samples: their weights without weights
+        self._penalties: dict[tuple[int, bool], _Penalty] = {}
 
     def weights(self, sample_weight: Array) -> Array:
-        """What `__call__` takes for these weights of a batch's samples."""
-        return sample_weight * (self._factor / float(sample_weight.sum(dtype="float64")))
+        """Weights of the next batch's samples as `__call__` takes them; their sum is n there."""
+        n = float(sample_weight.sum(dtype="float64"))
+        self._penalty(len(sample_weight), True).set(self._alpha / n)
+        return sample_weight * (self._factor / n)
 
-    def set_samples(self, n: float) -> None:
-        """Set n for the steps to come."""
-        self._share = self._alpha / n
-        for (name, *_), array in self._constants.items():
-            if name in ("share", "half"):
-                array[...] = self._share if name == "share" else self._share / 2
-
-    def share(self, like: Any) -> Any:
-        """alpha / n: float64 of shape (), from the library of `like`; every step reads it."""
-        return self._constant("share", like, (), self._share, "float64")
+    def _penalty(self, rows: int, weighted: bool) -> _Penalty:
+        """That of batches of so many samples; theirs alone, for it outlives plans made with it."""
+        new = _Penalty(self._alpha / rows, self._dtype)
+        return self._penalties.setdefault((rows, weighted), new)
 
     def __call__(self, pred: Any, target: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        rows = len(pred)
+        self.penalty = self._penalty(rows, sample_weight is not None)
         if sample_weight is None:
-            n = len(pred)
-            sample_weight = self._constant("mean", pred, (n,), self._factor / n)
+            mean = np.full(rows, self._factor / rows, self._dtype)
+            sample_weight = self._means.setdefault(rows, mean)
         value, dpred = self._loss(pred, target, sample_weight=sample_weight, reduction="sum")
-        if self._mean_of > 1:
-            part = self._constant("part", pred, (1, 1), 1 / self._mean_of)
-            value = ops.matmul(value.reshape(1, 1), part)
+        if self._part != 1:
+            value = ops.matmul(value.reshape(1, 1), self._part)
         if self._alpha:
-            half = self._constant("half", pred, (1, 1), self._share / 2)
-            value = ops.matmul(self._sum_of_squares(), half, bias=value.reshape(1))
+            squares = self._sum_of_squares()
+            value = ops.matmul(squares, self.penalty.half, bias=value.reshape(1))
         return value.reshape(()), dpred
 
     def _sum_of_squares(self) -> Any:
@@ -112,16 +127,6 @@ class Objective(Loss):
             norm = ops.l2_norm(layer.params["weight"]).reshape(1, 1)
             total = ops.matmul(norm, norm, bias=None if total is None else total.reshape(1))
         return total
-
-    def _constant(
-        self, name: str, like: Any, shape: tuple[int, ...], value: float, dtype: Any = None
-    ) -> Any:
-        """An array from the library of `like` that outlives the plans recorded with it."""
-        xp = sys.modules[type(like).__module__.partition(".")[0]]
-        key = name, shape, xp.__name__
-        if key not in self._constants:
-            self._constants[key] = xp.full(shape, value, dtype or like.dtype)
-        return self._constants[key]
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,9 @@ class Network:
         self._linears = [kind(n, m) for n, m in pairwise(design.sizes)]
         hidden = design.sizes[1:-1]
         self._norms = [BatchNorm(width) for width in hidden] if design.batch_norm else []
-        self._objective = Objective(design.output, design.alpha, self._linears, design.mean_of)
+        self._objective = Objective(
+            design.output, design.alpha, self._linears, design.dtype, design.mean_of
+        )
         for linear in self._linears:
             if isinstance(linear, _PenalisedLinear):
                 linear.objective = self._objective
@@ -278,12 +285,10 @@ class Network:
     def _steps(self, x: Array, y: Array, weight: Array | None, batch: int, count: int) -> float:
         """Sum of the losses of some updates; of one, if there are weights."""
         if weight is None:
-            self._objective.set_samples(batch)
             losses = self._trainer.steps(x, y, batch_size=batch, n=count)
             return float(losses.sum(dtype=np.float64))
         if not weight.any():
             return 0.0  # nothing to learn from
-        self._objective.set_samples(float(weight.sum(dtype=np.float64)))
         return self._trainer.step(x, y, self._objective.weights(weight))
 
     def loss_and_grad(
@@ -291,7 +296,6 @@ class Network:
     ) -> tuple[float, Array]:
         """Loss and gradient, float64, at the parameters `theta`, float64, which stay set."""
         self.parameters = theta
-        self._objective.set_samples(len(x) if weight is None else float(weight.sum()))
         scaled = None if weight is None else self._objective.weights(weight)
         loss, gradients = self._trainer.loss_and_grad(x, y, scaled)
         return loss, _joined(gradients.values())

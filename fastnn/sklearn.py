@@ -70,6 +70,18 @@ class _Perceptron(BaseMultilayerPerceptron):  # type: ignore[misc]
         )
         return Network(design)
 
+    def _check_device(self, sample_weight: Array | None) -> None:
+        """On a GPU recorded steps find the numbers that they were recorded with."""
+        if self.device == "cpu":
+            return
+        if sample_weight is not None and self.alpha:
+            raise ValueError(f"device={self.device!r} takes sample weights only with alpha=0")
+        if self.solver == "sgd" and self.learning_rate != "constant" and self.momentum:
+            raise ValueError(
+                f"device={self.device!r} takes learning_rate={self.learning_rate!r} only with "
+                "momentum=0"
+            )
+
     def _write(self, network: Network) -> None:
         network.write(self.coefs_, self.intercepts_, self.batch_norms_)
 
@@ -85,6 +97,7 @@ class _Perceptron(BaseMultilayerPerceptron):  # type: ignore[misc]
     # ---- training ---------------------------------------------------------------------------
 
     def _fit_lbfgs(self, X: Any, y: Array, sample_weight: Array | None, *_: Any) -> None:
+        self._check_device(sample_weight)
         network = self._new_network(SGD(lr=1.0), mean_of=1)
         self._write(network)
         x, targets = _rows(X, network.dtype)(slice(None)), self._targets(y, network.dtype)
@@ -107,6 +120,7 @@ class _Perceptron(BaseMultilayerPerceptron):  # type: ignore[misc]
         incremental = rest[-1]
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        self._check_device(sample_weight)
         if not incremental or not hasattr(self, "_network"):
             self._optimizer, optimizer = self._solver()
             mean_of = 1 if is_classifier(self) else self.n_outputs_
@@ -251,7 +265,8 @@ class MLPClassifier(_Perceptron, theirs.MLPClassifier):  # type: ignore[misc]
         one sample then joins the batch before it, and with ``solver='lbfgs'`` the running
         statistics are those of all samples at the end.
     device : {'cpu', 'cuda'}, default 'cpu'
-        Where the training runs; see `fastnn.Trainer`. Predictions are made on the CPU.
+        Where the training runs; see `fastnn.Trainer`. Predictions are made on the CPU. On a GPU
+        sample weights need ``alpha=0``, and learning rates that change need ``momentum=0``.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
-from fastnn import BatchNorm, DeviceError, Linear, ReLU, Sequential
+from fastnn import BatchNorm, DeviceError, Linear, ReLU, Sequential, show_config
 from fastnn import sklearn as ours
 from fastnn._mlp import Design, Network
 from fastnn.optimizers import SGD
@@ -278,8 +278,10 @@ def test_refusals():
         ours.MLPClassifier(device="tpu").fit(X, Y)
     with pytest.raises(ValueError, match="at least 2 samples"):
         ours.MLPRegressor(batch_norm=True).fit(X[:1], Y[:1])
-    import fastnn
-
-    if not fastnn.show_config("dicts")["cuda"]["available"]:
+    with pytest.raises(ValueError, match="alpha=0"):
+        ours.MLPClassifier(device="cuda").fit(X, Y, WEIGHTS)
+    with pytest.raises(ValueError, match="momentum=0"):
+        ours.MLPClassifier(device="cuda", solver="sgd", learning_rate="adaptive").fit(X, Y)
+    if not show_config("dicts")["cuda"]["available"]:
         with pytest.raises(DeviceError):
             ours.MLPClassifier(device="cuda").fit(X, Y)
