@@ -266,7 +266,7 @@ class Network:
             Mean over the samples of their batches' losses.
         """
         total = 0.0
-        for part in cut(0, len(y), batch, drop_last=False, no_single=bool(self._norms)):
+        for part in cut(0, len(y), batch, drop_last=False, least=2 if self._norms else 1):
             for piece in self._pieces(part, sample_weight is not None):
                 rows: Any = slice(piece.first, piece.end)
                 rows = rows if order is None else order[rows]
