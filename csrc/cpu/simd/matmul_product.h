@@ -230,8 +230,9 @@ template <class T, bool kPairs> struct Product {
   void compute(i64 t0, i64 t1, i64 j0, i64 j1) const {
     const Access how = access(t1 - t0);
     const i64 first_row = tile_row(t0), end_row = tile_row(t1);
+    const i64 chain = matmul_terms(k);
     for (i64 k0 = 0, terms; k0 == 0 || k0 < k; k0 += terms) {
-      terms = least(k - k0, kTerms);
+      terms = least(k - k0, chain);
       const bool last = k0 + terms == k;
       if (how == kInBlock) pack_block(k0, terms, j0, j1);
       if (t0 == 0 && sums_on_the_way()) sum_terms(how, k0, terms, j0, j1);
@@ -279,6 +280,14 @@ template <class T, bool kPairs> struct Product {
       }
     }
   }
+
+  // Columns of y that threads may share.
+  i64 group_columns() const { return kTileVecs<T> * kLanes<T>; }
+  i64 groups() const { return transposed ? row_tiles : (n - 1) / group_columns() + 1; }
+  void compute_groups(i64 g0, i64 g1) const {
+    if (transposed) return compute_all(g0, g1, 0, n);
+    compute_all(0, row_tiles, g0 * group_columns(), least(g1 * group_columns(), n));
+  }
 };
 
 // Whether the transposed product takes less time, in tenths of a cycle per term: multiplying, and
@@ -320,47 +329,14 @@ template <class T> void multiply_thin(const matmul_args<T>& a, const Team& team)
   });
 }
 
-// Each thread takes some of the chains, then some rows of the result, whose chains it adds in
-// order.
-template <class T>
-void multiply_chains(const matmul_args<T>& a, const MatmulSlot& size, const Team& team) {
-  const i64 chains = matmul_shared_chains(a.m, a.n, a.k), elements = a.m * a.n;
-  const Team alone = {0, 1, nullptr};
-  T* const parts = reinterpret_cast<T*>(a.scratch + team.size * size.bytes());
-  matmul_args<T> part = a;
-  part.bias = part.gate = nullptr, part.preactivation = nullptr, part.activation = -1;
-  part.scratch = a.scratch + team.rank * size.bytes();
-  share(team, chains, [&](i64 c) {
-    part.a = a.a + c * kTerms * a.a_cs, part.b = a.b + c * kTerms * a.b_rs;
-    part.k = least(kTerms, a.k - c * kTerms), part.y = parts + c * elements;
-    const Product<T, false> p(part, better_transposed(part), alone, size);
-    p.compute_all(0, p.row_tiles, 0, p.n);
-  });
-  barrier(team);
-  const Product<T, false> whole(a, false, alone, size);
-  share_range(team, a.m, 1, [&](i64 i0, i64 i1) {
-    each_vec<T>(i0 * a.n, i1 * a.n, [&](auto at) {
-      Vec<T> sum = at.load(parts);
-      for (i64 c = 1; c < chains; c++) sum = sum + at.load(parts + c * elements);
-      at.store(a.y, sum);
-    });
-    whole.finish(i0, i1, 0, a.n);
-  });
-}
-
 // Threads share the rows of a tall result, so that none takes a line from another that writes next
 // to it; with kPairs because the left factor is packed, too. Else the work is cut into units of a
 // tile of rows by a group of columns, consecutive ones in the same columns; narrower ones where
 // there would be less than one for each thread. A thread computes the whole groups it has got at
 // once.
-template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
-  if (a.m == 0 || a.n == 0) return;
-  if (!kPairs && Thin<T>::suits(a)) return multiply_thin(a, team);
-  const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
+template <class T, bool kPairs>
+void multiply_units(const matmul_args<T>& a, const MatmulSlot& size, const Team& team) {
   const Product<T, kPairs> p(a, !a.a_bytes && better_transposed(a), team, size);
-  if (!kPairs && !a.a_bytes && !a.b_sum && team.size > 1 && matmul_shared_chains(a.m, a.n, a.k)) {
-    return multiply_chains(a, size, team);
-  }
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
   const bool tall = p.m >= p.n && p.row_tiles >= 8 * team.size;
   if (kPairs ? p.m > p.n : tall && !p.transposed) {
@@ -381,6 +357,49 @@ template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Tea
       begin += (t1 - t0) * taken;
     }
   });
+}
+
+// Each thread takes some of the chains, the ends of its share by columns; then some rows of the
+// result, whose chains it adds in order.
+template <class T, bool kPairs>
+void multiply_chains(const matmul_args<T>& a, const MatmulSlot& size, const Team& team) {
+  const i64 chains = matmul_chains(a.k), terms = matmul_terms(a.k), elements = a.m * a.n;
+  const Team alone = {0, 1, nullptr};
+  T* const parts = reinterpret_cast<T*>(a.scratch + team.size * size.bytes());
+  matmul_args<T> part = a;
+  part.bias = part.gate = nullptr, part.preactivation = nullptr, part.activation = -1;
+  part.scratch = a.scratch + team.rank * size.bytes(), part.k = terms;
+  const bool swap = !a.a_bytes && better_transposed(part);
+  const i64 groups = Product<T, kPairs>(part, swap, alone, size).groups();
+  share_range(team, chains * groups, 1, [&](i64 begin, i64 end) {
+    while (begin < end) {
+      const i64 c = begin / groups, g0 = begin % groups, g1 = least(groups, g0 + end - begin);
+      part.a = a.a + c * terms * a.a_cs, part.b = a.b + c * terms * a.b_rs;
+      if (a.a_bytes) part.a_bytes = a.a_bytes + c * terms * a.a_cs;
+      part.k = least(terms, a.k - c * terms), part.y = parts + c * elements;
+      Product<T, kPairs>(part, swap, alone, size).compute_groups(g0, g1);
+      begin += g1 - g0;
+    }
+  });
+  barrier(team);
+  const Product<T, kPairs> whole(a, false, alone, size);
+  share_range(team, a.m, 1, [&](i64 i0, i64 i1) {
+    each_vec<T>(i0 * a.n, i1 * a.n, [&](auto at) {
+      Vec<T> sum = at.load(parts);
+      for (i64 c = 1; c < chains; c++) sum = sum + at.load(parts + c * elements);
+      at.store(a.y, sum);
+    });
+    whole.finish(i0, i1, 0, a.n);
+  });
+}
+
+template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
+  if (a.m == 0 || a.n == 0) return;
+  if (!kPairs && Thin<T>::suits(a)) return multiply_thin(a, team);
+  const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
+  const bool shares = matmul_shares_chains(a.m, a.n, a.k, a.b_cs == 1);
+  if (team.size > 1 && !a.b_sum && shares) return multiply_chains<T, kPairs>(a, size, team);
+  multiply_units<T, kPairs>(a, size, team);
 }
 
 }  // namespace
