@@ -19,6 +19,7 @@ from tqdm import tqdm
 from fastnn import _core, ops, saving
 from fastnn.arguments import positive_integer, seed_number
 from fastnn.data import Data, Inputs, as_array, as_rows, describe
+from fastnn.distributed import MPI, Shared, join, least_rows
 from fastnn.engine import Body, Direct, Eager, Job, Native, Program, Stage
 from fastnn.errors import DeviceError, DTypeError
 from fastnn.history import EarlyStopping, History
@@ -86,6 +87,11 @@ class Trainer:
     check_finite : bool, default False
         Raise FloatingPointError on a NaN or infinite gradient, with parameters and state as before
         the step. False lets it propagate, as in PyTorch.
+    distributed : {'mpi'} or fastnn.MPI, optional
+        This process is one of those that ``mpiexec`` started, which train one model: all are given
+        the same data, each works on its share of the rows of every batch, and all make the same
+        update. The result is that of one process up to rounding, except for dropout, of which
+        each draws its own bits. Every method that trains, and `save`, is to be called by all.
 
     Raises
     ------
@@ -107,9 +113,11 @@ class Trainer:
         schedule: Schedule | None = None,
         clip_grad_norm: float | None = None,
         check_finite: bool = False,
+        distributed: str | MPI | None = None,
     ) -> None:
         _check_arguments(loss, device, precision, clip_grad_norm)
         self.model, self.loss, self.optimizer = model, loss, optimizer
+        self._objective = loss
         self.device, self.precision = device, precision
         self.seed = seed_number("Trainer", seed)
         self.schedule: Schedule = Constant() if schedule is None else schedule
@@ -130,6 +138,7 @@ class Trainer:
         layers = [layer for _, layer in model.named_layers()]
         self._recordable = loss.recordable and all(layer.recordable for layer in layers)
         self._has_batch_norm = any(isinstance(layer, BatchNorm) for layer in layers)
+        self._ranks = None if distributed is None else join(self, distributed)
 
     @property
     def updates(self) -> int:
@@ -309,7 +318,7 @@ class Trainer:
                 stop = stopping.update(history)
                 for callback in callbacks:
                     stop |= callback(history) is True
-                if stop:
+                if self._ranks.any(stop) if self._ranks else stop:
                     break
         stopping.restore()
         return history
@@ -356,9 +365,12 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write weights, optimizer state, step, seed, schedule and sampler position.
 
-        The file (safetensors) appears whole or not at all.
+        The file (safetensors) appears whole or not at all; of several processes rank 0 writes it.
         """
-        saving.save(self, path)
+        if self._ranks is None:
+            saving.save(self, path)
+        else:
+            self._ranks.on_first(lambda: saving.save(self, path))
 
     @classmethod
     def load(
@@ -369,6 +381,7 @@ class Trainer:
         loss: Loss | None = None,
         optimizer: Optimizer | None = None,
         schedule: Schedule | None = None,
+        distributed: str | MPI | None = None,
     ) -> "Trainer":
         """Continue from a file that `save` wrote, with the bits of an unbroken run.
 
@@ -378,6 +391,8 @@ class Trainer:
             The checkpoint.
         model, loss, optimizer, schedule : optional
             Needed only for classes of one's own, which the file can't describe.
+        distributed : {'mpi'} or fastnn.MPI, optional
+            As for the Trainer; of any number of processes, whatever it was before.
 
         Raises
         ------
@@ -386,7 +401,9 @@ class Trainer:
         OSError
             If it can't be read.
         """
-        return saving.load(cls, path, model, loss, optimizer, schedule)
+        trainer = saving.load(cls, path, model, loss, optimizer, schedule)
+        trainer._ranks = None if distributed is None else join(trainer, distributed)
+        return trainer
 
     # ---- one epoch --------------------------------------------------------------------------
 
@@ -396,7 +413,8 @@ class Trainer:
         begin = time.perf_counter()
         end = len(data) - len(data) % batch if drop_last else len(data)
         here = self._position = self._position.at(self.updates).entering(end)
-        parts = cut(here.row, len(data), batch, drop_last=drop_last, no_single=self._has_batch_norm)
+        least = least_rows(self._ranks, self._has_batch_norm)
+        parts = cut(here.row, len(data), batch, drop_last=drop_last, least=least)
         records: list[dict[str, Array]] = []
         losses: list[Array] = []
         for part in parts:
@@ -579,11 +597,14 @@ class Trainer:
         return Native(arena, inputs, body, dict) if self._recordable else Eager(batch, body, None)
 
     def _training_program(self, numbers: bool, batch: int, inputs: Inputs) -> Program:
+        if self._ranks is not None and self._ranks.size > 1:
+            return Shared(self, numbers, batch, inputs)
+
         def body(*arrays: Any) -> dict[str, Any]:
             return self._training_body(numbers, *arrays)
 
         def commit() -> dict[str, Any]:
-            return self._commit(numbers)
+            return self._commit(numbers, self._flat.grads)
 
         arena, buffers = self._programs.arena, self._flat.buffers
         if not self.optimizer.recordable:
@@ -595,7 +616,7 @@ class Trainer:
 
     def _training_body(self, numbers: bool, x: Any, y: Any, *weight: Any) -> dict[str, Any]:
         pred, backprop = self.model.forward(x, training=True)
-        loss, dpred = self.loss(pred, y, *weight)
+        loss, dpred = self._objective(pred, y, *weight)
         results = {"loss": loss}
         if numbers and self.loss.classification:
             results["correct"] = self.loss.correct(pred, y)
@@ -608,15 +629,15 @@ class Trainer:
             results["nonfinite"] = ops.first_nonfinite(self._flat.grads)
         return results
 
-    def _commit(self, numbers: bool) -> dict[str, Any]:
+    def _commit(self, numbers: bool, grads: Array) -> dict[str, Any]:
         results = {}
         if self.clip_grad_norm is not None:
-            results["grad_norm"] = ops.clip_grad_norm(self._flat.grads, self.clip_grad_norm)
+            results["grad_norm"] = ops.clip_grad_norm(grads, self.clip_grad_norm)
         elif numbers:
-            results["grad_norm"] = ops.l2_norm(self._flat.grads)
+            results["grad_norm"] = ops.l2_norm(grads)
         self.optimizer.update(
             self._flat.values,
-            self._flat.grads,
+            grads,
             self._state,
             step=self._clock.step,
             lr=self._clock.lr,
