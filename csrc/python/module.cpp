@@ -65,6 +65,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "fastnn's native part: kernels, plans, threads.";
   fnn::add_ops(m);
   fnn::add_plan(m);
+  fnn::add_device_plan(m);
   fnn::add_parameters(m);
   fnn::add_device(m);
   m.def("read_environment", read_environment, "Obey FASTNN_ISA and FASTNN_NUM_THREADS.");
