@@ -160,24 +160,6 @@ Call norm_of(const Call& whole, const void* x, i64 count, char* to) {
   return call;
 }
 
-// The call at which a stage is, with what it does besides.
-Call whole_call(const Stage& stage, const std::vector<Call>& calls) {
-  Call call = calls[stage.at];
-  auto fuse = [&](const char* field) -> const void*& {
-    return call.slots[call.op->find(field)->slot].p;
-  };
-  if (stage.rescale != Stage::kNone) {
-    const Call& rescale = calls[stage.rescale];
-    fuse("a_bytes") = arguments<rescale_args<float>>(rescale).x;
-    fuse("a_scale") = &rescale.slots[rescale.op->find("scale")->slot].d;
-  }
-  if (stage.gate != Stage::kNone)
-    fuse("gate") = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
-  if (stage.sum != Stage::kNone)
-    fuse("b_sum") = arguments<column_sum_args<float>>(calls[stage.sum]).y;
-  return call;
-}
-
 // Workspace of one thread for a product: rows of the gradient, then what the kernels need.
 struct ProductScratch {
   i64 rows, kernels;
@@ -228,6 +210,23 @@ template <class T> void total(const Call& norm, const char* norms, i64 count) {
 }
 
 }  // namespace
+
+Call whole_call(const Stage& stage, const std::vector<Call>& calls) {
+  Call call = calls[stage.at];
+  auto fuse = [&](const char* field) -> const void*& {
+    return call.slots[call.op->find(field)->slot].p;
+  };
+  if (stage.rescale != Stage::kNone) {
+    const Call& rescale = calls[stage.rescale];
+    fuse("a_bytes") = arguments<rescale_args<float>>(rescale).x;
+    fuse("a_scale") = &rescale.slots[rescale.op->find("scale")->slot].d;
+  }
+  if (stage.gate != Stage::kNone)
+    fuse("gate") = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
+  if (stage.sum != Stage::kNone)
+    fuse("b_sum") = arguments<column_sum_args<float>>(calls[stage.sum]).y;
+  return call;
+}
 
 std::vector<Stage> stages_of(const std::vector<Call>& calls, size_t commit) {
   std::vector<Stage> stages;
