@@ -269,12 +269,12 @@ i64 DevicePlan::stretch(const Steps& s, i64 count) {
 // Signals are looked for after stretches of at least 20 ms, for which the host must wait.
 i64 DevicePlan::run(const Steps& s) {
   prepare(s);
-  i64 done = 0, length = 1;
+  i64 done = 0, length = s.interrupted ? 1 : s.count;
   for (bool stop = false; done < s.count && !stop;) {
     const auto begin = std::chrono::steady_clock::now();
     const i64 asked = std::min(length, s.count - done), got = stretch(s, asked);
     done += got;
-    if (got < asked || done == s.count || !s.interrupted) break;
+    if (got < asked || done == s.count) break;
     device_->check(device_->api.wait(device_->queue));
     if (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(20)) length *= 2;
     stop = s.interrupted();
