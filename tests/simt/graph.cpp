@@ -2,6 +2,7 @@
 // arguments, and done with every launch of the graph. Streams are in order by themselves here.
 #include <stdlib.h>
 
+#include <chrono>
 #include <utility>
 
 #include "wrappers.h"
@@ -10,10 +11,12 @@ namespace emu {
 namespace {
 
 typedef std::vector<std::function<void()>> Graph;
+typedef std::chrono::steady_clock::time_point Time;
 
 Graph* capture = nullptr;
 
 Graph* graph_of(void* graph) { return static_cast<Graph*>(graph); }
+Time* time_of(void* event) { return static_cast<Time*>(event); }
 
 }  // namespace
 
@@ -38,6 +41,25 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return emu::is_capturing() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+// Events note the time that the CPU took.
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  *event = reinterpret_cast<cudaEvent_t>(new emu::Time);
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  *emu::time_of(event) = std::chrono::steady_clock::now();
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  const auto passed = *emu::time_of(to) - *emu::time_of(from);
+  *milliseconds = std::chrono::duration<float, std::milli>(passed).count();
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete emu::time_of(event);
+  return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
   if (emu::is_capturing()) return cudaErrorIllegalState;

@@ -118,7 +118,9 @@ cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
   emu::record([=] { cudaMemset(p, value, bytes); });
   return cudaSuccess;
 }
-// Of the two below module.cpp has others.
+// Of those below module.cpp has others.
+__attribute__((weak)) cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+__attribute__((weak)) const char* cudaGetErrorName(cudaError_t) { return "cudaErrorOther"; }
 __attribute__((weak)) cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
