@@ -3,11 +3,16 @@
 import re
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parent.parent / "README.md"
 
 
 def example(heading: str) -> str:
-    """The first Python block under a heading, such as ``"### PyTorch"``."""
-    text = README.read_text(encoding="utf-8")
-    section = text.split(f"\n{heading}\n", 1)[1]
-    return re.search(r"```python\n(.*?)```", section, re.S)[1]
+    """The first ```python block under the heading of that text."""
+    name = re.escape(heading.lstrip("# "))
+    section = re.search(
+        rf"^(##+) {name}\n(.*?)(?=^##+ |\Z)", README.read_text("utf-8"), re.M | re.S
+    )
+    assert section is not None, f"README.md has no heading {heading!r}"
+    block = re.search(r"^```python\n(.*?)^```$", section[2], re.M | re.S)
+    assert block is not None, f"README.md has no example under {heading!r}"
+    return block[1]

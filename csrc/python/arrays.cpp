@@ -208,6 +208,8 @@ const char* name_of(Library library) {
   return names[static_cast<int>(library)];
 }
 
+const char* name_of(DType dtype) { return row(dtype).name; }
+
 size_t item_size(DType dtype) { return row(dtype).size; }
 
 bool is_integer(DType dtype) { return dtype >= DType::i8 && dtype <= DType::u64_; }
