@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from readme import example
 
-pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+pytest.importorskip("sklearn", "1.7", reason="scikit-learn 1.7 is not installed")
 
 from scipy.optimize import check_grad
 from scipy.sparse import csr_array
