@@ -340,9 +340,10 @@ class LayerNorm(BuiltIn):
 
 
 class _Activation(BuiltIn):
-    """``fastnn.ops.<op>(x, **options())``, with the gradient ``<op>_backward``."""
+    """``fastnn.ops.<op>(x, **options())``, with the gradient ``backward``, ``<op>_backward``."""
 
     op: str
+    backward: str = ""
     from_output: bool = False  # the gradient takes y instead of x
     in_place: ClassVar[bool] = True  # dx may replace dy
     recordable = True
@@ -368,7 +369,8 @@ class _Activation(BuiltIn):
     def gradient(self, dy: Array, saved: Array, overwrite: bool) -> Array:
         """Gradient of the input from that of the output and the saved input or output."""
         out = dy if overwrite and self.in_place else None
-        return getattr(ops, self.op + "_backward")(dy, saved, **self.options(), out=out)
+        backward = getattr(ops, self.backward or self.op + "_backward")
+        return backward(dy, saved, **self.options(), out=out)
 
 
 class ReLU(_Activation):
@@ -413,6 +415,7 @@ class Sigmoid(_Activation):
     """``1 / (1 + exp(-x))``."""
 
     op = "sigmoid"
+    backward, from_output = "sigmoid_backward_from_output", True
 
 
 class HardSigmoid(_Activation):
@@ -425,6 +428,7 @@ class Tanh(_Activation):
     """``tanh(x)``."""
 
     op = "tanh"
+    backward, from_output = "tanh_backward_from_output", True
 
 
 class GELU(_Activation):

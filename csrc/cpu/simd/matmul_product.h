@@ -21,6 +21,26 @@ template <class T> i64 count_vecs(i64 n) { return (n + kLanes<T> - 1) / kLanes<T
 
 constexpr i64 kPairedTerms = 16;  // of the right factor, paired at once
 
+// Elements j0..j1 of rows of y, where the product lies, each `stride` after the one before, from
+// begin to end: adds the bias, applies the activation or the gradient of one.
+template <class T>
+void finish_rows(const matmul_args<T>& a, const T* bias, i64 begin, i64 end, i64 stride, i64 j0,
+                 i64 j1) {
+  if (!bias && a.activation < 0 && !a.preactivation && !a.gate) return;
+  T *const y = a.y, *const sum = a.preactivation;
+  const T* const gate = a.gate;
+  with_epilogue(a, [=](auto f) {
+    for (i64 row = begin; row < end; row += stride) {
+      each_vec<T>(j0, j1, [=](auto at) {
+        Vec<T> x = at.load(y + row);
+        if (bias) x = x + at.load(bias);
+        if (sum) at.store(sum + row, x);
+        at.store(y + row, f(x, gate ? at.load(gate + row) : x));
+      });
+    }
+  });
+}
+
 // How a tile gets at the right factor.
 enum Access { kInPlace, kTransposing, kInBlock };
 
@@ -167,24 +187,8 @@ template <class T, bool kPairs> struct Product {
   // Whether b_sum is added up while b is at hand, by whoever has the first row.
   bool sums_on_the_way() const { return a.b_sum && !kPairs && !transposed; }
 
-  // Rows i0..i1, columns j0..j1 of y, where the product lies: adds the bias, applies the
-  // activation or the gradient of one.
   void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
-    if (!a.bias && a.activation < 0 && !a.preactivation && !a.gate) return;
-    const i64 across = a.n;
-    T *const y = a.y, *const sum = a.preactivation;
-    const T *const bias = a.bias, *const gate = a.gate;
-    with_activation<T>(a.activation, [=](auto f) {
-      for (i64 row = i0 * across; row < i1 * across; row += across) {
-        each_vec<T>(j0, j1, [=](auto at) {
-          Vec<T> x = at.load(y + row);
-          if (bias) x = x + at.load(bias);
-          if (sum) at.store(sum + row, x);
-          if (gate) x = relu_backward(x, at.load(gate + row));
-          at.store(y + row, f(x));
-        });
-      }
-    });
+    finish_rows(a, a.bias, i0 * a.n, i1 * a.n, a.n, j0, j1);
   }
 
   // Likewise columns i0..i1, rows j0..j1 of y, which lie in the transposed result.
@@ -302,29 +306,13 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
   return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
 }
 
-// Whole rows of the product with its bias in y: keeps it, applies the activation or gate.
-template <class T> void finish_rows(const matmul_args<T>& a, i64 begin, i64 end) {
-  if (a.activation < 0 && !a.preactivation && !a.gate) return;
-  T *const y = a.y, *const sum = a.preactivation;
-  const T* const gate = a.gate;
-  const i64 n = a.n;
-  with_activation<T>(a.activation, [=](auto f) {
-    each_vec<T>(begin * n, end * n, [=](auto at) {
-      Vec<T> x = at.load(y);
-      if (sum) at.store(sum, x);
-      if (gate) x = relu_backward(x, at.load(gate));
-      at.store(y, f(x));
-    });
-  });
-}
-
 template <class T> void multiply_thin(const matmul_args<T>& a, const Team& team) {
   const Thin<T> thin(a);
   share_range(team, a.m, kThinRows, [&](i64 begin, i64 end) {
     for (i64 i = begin; i < end; i += kThinRows) {
       const i64 next = least(i + kThinRows, end);
       thin.rows(i, next, end);
-      finish_rows(a, i, next);
+      finish_rows<T>(a, nullptr, 0, 1, 1, i * a.n, next * a.n);  // with its bias already
     }
   });
 }
