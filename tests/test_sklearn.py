@@ -274,7 +274,7 @@ def test_lbfgs_learns_several_outputs():
 def test_refusals():
     with pytest.raises(ValueError, match="'loss' parameter"):
         ours.MLPRegressor(loss="poisson").fit(X, Y)
-    with pytest.raises(ValueError, match="'device' parameter"):
+    with pytest.raises(ValueError, match="device must be"):
         ours.MLPClassifier(device="tpu").fit(X, Y)
     with pytest.raises(ValueError, match="at least 2 samples"):
         ours.MLPRegressor(batch_norm=True).fit(X[:1], Y[:1])
