@@ -23,7 +23,10 @@ needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
     reason="mpi4py or mpiexec is not installed",
 )
-ALIKE = ("plain", "double", "weighted", "summed", "gradients", "single_steps", "batch_norm")
+ALIKE = (
+    *("plain", "double", "weighted", "summed", "squared", "some_ignored", "of_ones_own"),
+    *("gradients", "single_steps", "batch_norm"),
+)
 OTHERS = ("own_batch_norm", "dropout", "not_finite", "too_small", "unsaved")
 
 
