@@ -701,6 +701,9 @@ class Trainer:
                 layer.precision = self.precision if self.precision in ("tf32", "bf16") else None
             if isinstance(layer, Dropout):
                 layer.offset, layer.shared_counter = self._clock.updates, True
+                layer.rank = 0
+            if isinstance(layer, BatchNorm):
+                layer.synchronised = None
 
     def _data(self, where: str, x: Any, y: Any, sample_weight: Any | None = None) -> Data:
         samples = self._samples(where, x)

@@ -8,6 +8,7 @@ import copy
 import gc
 import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -511,3 +512,33 @@ def test_the_second_gpu():
     usual = make()
     fit(usual)
     assert fingerprint(made) == fingerprint(usual)
+
+
+# ---- scikit-learn's estimators ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_estimators_agree_with_the_cpu(solver, batch_norm):
+    """Their penalty has another strength in the last batch, which is smaller."""
+    estimators = pytest.importorskip("fastnn.sklearn")
+    fitted = {}
+    for device in ("cuda", "cpu"):
+        estimator = estimators.MLPClassifier(
+            *((16,), "tanh"),
+            solver=solver,
+            alpha=1.0,
+            batch_size=16,
+            max_iter=3,
+            random_state=0,
+            batch_norm=batch_norm,
+            device=device,
+        )
+        with pytest.warns(estimators.ConvergenceWarning):
+            estimator.fit(X, Y)
+        if solver != "lbfgs":
+            estimator = pickle.loads(pickle.dumps(estimator)).partial_fit(X, Y)
+        fitted[device] = estimator
+    assert_allclose(fitted["cuda"].loss_, fitted["cpu"].loss_, rtol=1e-3)
+    assert_allclose(fitted["cuda"].predict_proba(X), fitted["cpu"].predict_proba(X), atol=1e-3)
+    assert_allclose(fitted["cuda"].coefs_[0], fitted["cpu"].coefs_[0], rtol=1e-3, atol=1e-3)

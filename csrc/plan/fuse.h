@@ -56,9 +56,6 @@ std::vector<Stage> stages_of(const std::vector<Call>& calls, size_t commit);
 std::vector<Stage> fused_stages(const std::vector<Call>& calls, size_t commit);
 
 i64 norms(const std::vector<Stage>& stages);  // that the stages leave, numbers of the calls' type
-// The call at which a stage is, with what it does besides.
-Call whole_call(const Stage& stage, const std::vector<Call>& calls);
-
 std::string describe(const Stage& stage, const std::vector<Call>& calls);
 
 // What a stage has to do: operations of its products, bytes that it reads and writes. What fused
