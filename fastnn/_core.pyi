@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 op_names: list[str]
+_api: object  # a capsule, see csrc/core/api.h
 
 def read_environment() -> None: ...
 def set_num_threads(n: int) -> None: ...

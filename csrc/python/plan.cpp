@@ -242,7 +242,7 @@ class PySingle {
     View view;
     view_array(labels.ptr(), view, "step", "y");
     if (!is_integer(view.dtype)) return nullptr;
-    i64 row = copy_labels(view, &*labels_, reinterpret_cast<i64*>(to));
+    i64 row = copy_labels(integers(view), &*labels_, reinterpret_cast<i64*>(to));
     return row == view.shape[0] ? to : nullptr;
   }
 
