@@ -3,7 +3,9 @@
 import os
 import platform
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 from fastnn import _core
@@ -27,6 +29,21 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def jax_native() -> tuple[Any, str | None]:
+    """The module that XLA calls and None, or None and the reason why there is none."""
+    if find_spec("fastnn._jax") is None:
+        return None, "JAX was not there when fastnn was built"
+    try:
+        return import_module("fastnn._jax"), None
+    except ImportError as error:
+        return None, str(error)
+
+
+def _jax_facts() -> dict[str, Any]:
+    native, reason = jax_native()
+    return {"calls": "native"} if native else {"calls": "through Python", "reason": reason}
+
+
 def _facts() -> dict[str, Any]:
     levels = _core.isa_levels()
     return {
@@ -46,6 +63,7 @@ def _facts() -> dict[str, Any]:
             "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         },
         "cuda": _core.cuda_facts(),
+        "jax": _jax_facts(),
     }
 
 
@@ -60,7 +78,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        With ``mode='dicts'``, the keys ``fastnn``, ``cpu`` and ``cuda``.
+        With ``mode='dicts'``, the keys ``fastnn``, ``cpu``, ``cuda`` and ``jax``.
 
     Raises
     ------
