@@ -73,6 +73,9 @@ class Layer:
     recordable: bool = False
     needs_input_grad: bool = True
     seed: int | None = None
+    # settle(write), if there is one: called before the live arrays are read, or written. That of a
+    # Trainer on a GPU brings them up to date.
+    settle: Callable[[bool], None] | None = None
 
     def __init_subclass__(cls) -> None:
         """A class with a forward of its own is recordable only if it says so."""
@@ -133,6 +136,7 @@ class Layer:
 
     def first_use(self, x: Array) -> None:
         """Build, drawing from `seed`, unless that was done before: for the first input `x`."""
+        self._settle(write=True)
         if self._ready:
             return
         xp = _library(f"{type(self).__name__}: x", x)
@@ -292,7 +296,12 @@ class Layer:
             return self.params if self._slots[name].trainable else self.buffers
         return self.params if name in self.params else self.buffers
 
+    def _settle(self, write: bool) -> None:
+        if self.settle is not None:
+            self.settle(write)
+
     def _read(self, name: str) -> Array:
+        self._settle(write=False)
         if name not in self._held(name):
             raise AttributeError(
                 f"{type(self).__name__}: {name} is drawn at the first use; call build() before"
@@ -318,6 +327,7 @@ class Layer:
         return value
 
     def _write(self, name: str, value: Array) -> None:
+        self._settle(write=True)
         if self._dtype is None:
             self._dtype = value.dtype
         held = self._held(name)

@@ -70,6 +70,11 @@ class FastnnOps(NumpyOps):  # type: ignore[misc]  # thinc's class is compiled, w
         clipped = np.clip(X, -20.0, 20.0, out=X if inplace else None)  # thinc's range of results
         return ops.sigmoid(clipped, out=clipped)
 
+    def backprop_sigmoid(self, dY: Any, Y: Any, *, inplace: bool = False) -> Any:
+        if not _alike(dY, Y):
+            return super().backprop_sigmoid(dY, Y, inplace=inplace)
+        return ops.sigmoid_backward_from_output(dY, Y, out=Y if inplace else None)
+
     def softmax(
         self, x: Any, *, inplace: bool = False, axis: int = -1, temperature: float = 1.0
     ) -> Any:

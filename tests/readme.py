@@ -8,8 +8,9 @@ README = Path(__file__).parent.parent / "README.md"
 
 def example(heading: str) -> str:
     """The first ```python block under the heading of that text."""
+    name = re.escape(heading.lstrip("# "))
     section = re.search(
-        rf"^(##+) {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", README.read_text("utf-8"), re.M | re.S
+        rf"^(##+) {name}\n(.*?)(?=^##+ |\Z)", README.read_text("utf-8"), re.M | re.S
     )
     assert section is not None, f"README.md has no heading {heading!r}"
     block = re.search(r"^```python\n(.*?)^```$", section[2], re.M | re.S)

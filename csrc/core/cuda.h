@@ -2,11 +2,12 @@
 // modules so that a machine without CUDA needs nothing of it; no CUDA header is included here.
 // Every function leaves the calling thread's current device as it was.
 #pragma once
+#include "cuda_steps.h"
 #include "ops.h"
 
 namespace fnn {
 
-enum { kCudaVersion = 1, kCudaAxes = 33, kCudaNumbers = 4 };
+enum { kCudaVersion = 2, kCudaAxes = 33, kCudaNumbers = 4 };
 
 // Where work waits its turn: a device, and one of its streams (a cudaStream_t).
 struct CudaQueue {
@@ -97,6 +98,8 @@ struct CudaApi {
   CudaError (*wait)(CudaQueue queue);  // until what is queued by now is done
   // Waits for all devices that were used. False if `bad` was filled in.
   CudaError (*synchronize)(CudaBadIndex* bad, bool* good);
+
+  const CudaSteps* steps;
 };
 
 }  // namespace fnn

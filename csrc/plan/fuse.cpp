@@ -90,7 +90,17 @@ struct Update {
   }
 };
 
-// The relu_backward of a matmul's result, if that is the first to touch it.
+// The activation whose gradient an op works out from the activation's output; -2 if it is none.
+i64 gradient_of(const Call& call) {
+  switch (call.op->id) {
+    case op_relu_backward: return -1;  // a matmul's gate without an activation
+    case op_sigmoid_backward_from_output: return 2;
+    case op_tanh_backward_from_output: return 4;
+    default: return -2;
+  }
+}
+
+// Such a gradient of a matmul's result, if that is the first to touch it.
 size_t gate_of(const std::vector<Call>& calls, size_t c) {
   const auto p = product_of(calls[c]);
   if (calls[c].op->id != op_matmul || p.bias || p.activation >= 0 || p.preactivation)
@@ -99,7 +109,7 @@ size_t gate_of(const std::vector<Call>& calls, size_t c) {
   const Range result{y, y + p.m * p.n * item(calls[c])};
   size_t next = c + 1;
   while (next < calls.size() && !touches(calls[next], result, true)) next++;
-  if (next == calls.size() || calls[next].op->id != op_relu_backward) return Stage::kNone;
+  if (next == calls.size() || gradient_of(calls[next]) < -1) return Stage::kNone;
   const auto g = arguments<relu_backward_args<float>>(calls[next]);
   const bool same = g.dy == p.y && g.dx == p.y && g.n == p.m * p.n;
   return same && calls[next].f64 == calls[c].f64 ? next : Stage::kNone;
@@ -171,8 +181,10 @@ Call whole_call(const Stage& stage, const std::vector<Call>& calls) {
     fuse("a_bytes") = arguments<rescale_args<float>>(rescale).x;
     fuse("a_scale") = &rescale.slots[rescale.op->find("scale")->slot].d;
   }
-  if (stage.gate != Stage::kNone)
+  if (stage.gate != Stage::kNone) {
     fuse("gate") = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
+    call.slots[call.op->find("activation")->slot].i = gradient_of(calls[stage.gate]);
+  }
   if (stage.sum != Stage::kNone)
     fuse("b_sum") = arguments<column_sum_args<float>>(calls[stage.sum]).y;
   return call;

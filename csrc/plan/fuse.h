@@ -1,8 +1,8 @@
 // A step as stages: its calls, some of them fused. A product does the rescale of its left factor,
-// the relu_backward of its result and the column_sum of its right factor on the way. And a weight's
-// gradient is fused with the optimizer: the product computes some rows of it into a buffer that
-// stays in cache, the optimizer updates the weight by them, and the gradient never reaches memory.
-// Every element gets the bits that the calls give one after the other.
+// the gradient of its result's activation and the column_sum of its right factor on the way. And a
+// weight's gradient is fused with the optimizer: the product computes some rows of it into a buffer
+// that stays in cache, the optimizer updates the weight by them, and the gradient never reaches
+// memory. Every element gets the bits that the calls give one after the other.
 #pragma once
 #include <vector>
 
@@ -23,7 +23,7 @@ struct Stage {
   size_t at = 0;           // the call
   size_t update = kNone;   // product: the optimizer's call
   size_t rescale = kNone;  // calls that a matmul does as well
-  size_t gate = kNone;     // relu_backward
+  size_t gate = kNone;     // relu_backward, or another gradient from an output
   size_t sum = kNone;      // column_sum
   bool alone() const { return rescale == kNone && gate == kNone && sum == kNone; }
   i64 begin = 0;  // part, product: first element

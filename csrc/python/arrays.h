@@ -34,6 +34,7 @@ enum class DType : u8 {
 enum class Library : u8 { none, numpy, torch, jax, cupy, dlpack };
 
 const char* name_of(Library library);
+const char* name_of(DType dtype);  // NumPy's
 size_t item_size(DType dtype);
 bool is_integer(DType dtype);
 DType dtype_of(Type type, bool f64);

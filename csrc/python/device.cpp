@@ -102,13 +102,6 @@ void synchronize() {
   raise("LabelError", op.name + ": label " + index + " at row " + row + valid);
 }
 
-// The error of another library's allocator as ours.
-[[noreturn]] void out_of_memory(const std::string& op, int device, i64 bytes) {
-  raise("OutOfMemoryError", op + ": not enough memory on " + device_name(device) + ": " +
-                                std::to_string(bytes) + " bytes wanted, " +
-                                std::to_string(cuda().free_bytes(device)) + " free");
-}
-
 bool is_out_of_memory(const py::error_already_set& e) {
   return py::str(e.type().attr("__name__")).cast<std::string>() == "OutOfMemoryError";
 }
@@ -193,6 +186,12 @@ void wait_for(CudaQueue queue, const std::string& op) {
     error = api.wait(queue);
   }
   check_cuda(error, op, queue.device);
+}
+
+void out_of_memory(const std::string& op, int device, i64 bytes) {
+  raise("OutOfMemoryError", op + ": not enough memory on " + device_name(device) + ": " +
+                                std::to_string(bytes) + " bytes wanted, " +
+                                std::to_string(cuda().free_bytes(device)) + " free");
 }
 
 void raise_cuda(const CudaError& error, const std::string& op, int device) {

@@ -66,6 +66,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "fastnn's native part: kernels, plans, threads.";
   fnn::add_ops(m);
   fnn::add_plan(m);
+  fnn::add_device_plan(m);
   fnn::add_parameters(m);
   fnn::add_device(m);
   m.attr("_api") = py::capsule(&fnn::api(), "fastnn._core._api");  // for native adapters

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "device/device.h"
+#include "device/steps.h"
 #include "wrappers.h"
 
 namespace {
@@ -56,6 +57,7 @@ void release(char* p) {
 }
 
 void* last_stream = nullptr;
+int replays = 0;
 
 fnn::CudaError launch(fnn::CudaQueue queue, int op, bool f64, const void* args, void* workspace) {
   last_stream = queue.stream;
@@ -71,6 +73,17 @@ fnn::CudaError store_numbers(fnn::CudaQueue queue, const fnn::CudaNumbers& numbe
   return opened([&] { return fnn::cuda_api.store_numbers(queue, numbers); });
 }
 
+fnn::CudaError upload(fnn::CudaQueue queue, void* to, const void* from, i64 bytes) {
+  return opened([&] { return fnn::cuda_steps.upload(queue, to, from, bytes); });
+}
+fnn::CudaError download(fnn::CudaQueue queue, void* to, const void* from, i64 bytes) {
+  return opened([&] { return fnn::cuda_steps.download(queue, to, from, bytes); });
+}
+fnn::CudaError replay(fnn::CudaQueue queue, void* graph) {
+  replays++;
+  return opened([&] { return fnn::cuda_steps.replay(queue, graph); });
+}
+
 }  // namespace
 
 extern "C" {
@@ -78,6 +91,11 @@ extern "C" {
 
 EXPORTED const void* emu_api() {
   static fnn::CudaApi api = fnn::cuda_api;
+  static fnn::CudaSteps steps = fnn::cuda_steps;
+  steps.upload = upload;
+  steps.download = download;
+  steps.replay = replay;
+  api.steps = &steps;
   api.launch = launch;
   api.copy = copy;
   api.copy_indices = copy_indices;
@@ -101,6 +119,7 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 // What every call gets from now on.
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED void* emu_last_stream() { return last_stream; }
+EXPORTED int emu_replays() { return replays; }
 EXPORTED int emu_current_device() { return current_device; }
 
 // ---- what csrc/cuda/device calls of CUDA's runtime besides runtime.cpp ----
@@ -139,6 +158,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
 cudaError_t cudaMemPoolCreate(cudaMemPool_t*, const cudaMemPoolProps*) { return cudaSuccess; }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t, cudaStream_t) {
+  if (emu::is_capturing()) return cudaErrorStreamCaptureUnsupported;
   *p = allocate(bytes);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -151,7 +171,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *total = limit;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : "cudaErrorOther";
 }

@@ -80,6 +80,13 @@ Range static_shared() {
 }  // namespace emu
 
 cudaError_t simt::launch_emulated(const emu::Launch& launch) {
+  if (emu::is_capturing()) {
+    const std::shared_ptr<void> kept = launch.copy(launch.context);
+    emu::Launch again = launch;
+    again.context = kept.get();
+    emu::record([again, kept] { launch_emulated(again); });
+    return cudaSuccess;
+  }
   const char* problem = emu::launch(launch);
   if (!problem) return cudaSuccess;
   return emu::last_error = cudaErrorInvalidConfiguration;
@@ -107,7 +114,9 @@ cudaError_t cudaMemset(void* p, int value, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
-  return cudaMemset(p, value, bytes);
+  if (!emu::is_capturing()) return cudaMemset(p, value, bytes);
+  emu::record([=] { cudaMemset(p, value, bytes); });
+  return cudaSuccess;
 }
 // Of the two below module.cpp has others.
 __attribute__((weak)) cudaError_t cudaGetDevice(int* device) {

@@ -20,6 +20,7 @@ EMULATOR = [
     "tensor_copy",
     "matrix",
     "wgmma",
+    "graph",
     "runtime",
 ]
 BUILDS = ("plain", "asan", "race")
