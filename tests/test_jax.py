@@ -417,12 +417,20 @@ def test_a_gradient_that_there_is_not_is_refused():
     jax.grad(lambda p: F.mse(p, targets, sample_weight=jax.lax.stop_gradient(weight)))(logits)
 
 
+def test_there_are_no_second_derivatives():
+    with pytest.raises(Exception, match=r"cannot be differentiated|do not support JVP"):
+        jax.grad(jax.grad(lambda x: F.tanh(x)))(1.0)
+
+
 def test_the_handler_refuses_buffers_that_do_not_fit(way):
     """Whoever calls it: it never touches memory outside of what XLA handed over."""
     if way != "native":
         pytest.skip("Python checks there")
     x, op = jnp.asarray(draw(3, 4)), np.int64
     relu = {"op": op(ops.__all__.index("relu")), "count": op(1), "arrays": op(0b10)}
+
+    bytes_ = jnp.zeros((3, 4), jnp.uint8)
+    take = {"op": op(ops.__all__.index("take_rows")), "count": op(1), "arrays": op(0b11000)}
 
     def run(results, *operands, **attributes):
         call = jax.ffi.ffi_call("fastnn_relu", results)
@@ -434,7 +442,10 @@ def test_the_handler_refuses_buffers_that_do_not_fit(way):
         ("y must be of shape", like((3, 3), x.dtype), [x], relu),
         ("y must be float32 or", like((3, 4), jnp.int32), [x], relu),
         ("x must be float32 or", like((3, 4), x.dtype), [x.astype(jnp.int32)], relu),
-        ("out of range", like((3, 4), x.dtype), [x], relu | {"arrays": op(0b110)}),
+        ("y is no array", like((3, 4), x.dtype), [x, x], relu | {"arrays": op(0b110)}),
+        ("n is no array", like((3, 4), x.dtype), [x[0, 0], x], relu | {"arrays": op(0b11)}),
+        ("x is missing", like((3, 4), x.dtype), [], relu | {"arrays": op(0)}),
+        ("index can't be passed", like((3, 4), jnp.uint8), [bytes_, bytes_[0]], take),
         ("out of range", like((3, 4), x.dtype), [x], relu | {"count": op(2)}),
         (".*", like((3, 4), x.dtype), [x], relu | {"op": op(10_000)}),
     ):

@@ -107,8 +107,13 @@ void Filler::fill(Buffers& buffers) {
   }
   std::vector<std::pair<const Field*, ffi::AnyBuffer>> updated;
   for (size_t i = 0; i < fields.size(); i++) {
-    if (!(given >> i & 1)) continue;
     const Field& f = fields[i];
+    const bool array = f.is_array() || f.kind == Kind::targets;
+    if (!(given >> i & 1)) {
+      if (array && !f.optional()) refuse(f, "is missing");
+      continue;
+    }
+    if (!array && f.kind != Kind::scalar && f.kind != Kind::counter) refuse(f, "is no array");
     const ffi::AnyBuffer operand = buffers.next_operand();
     if (f.kind == Kind::scalar || f.kind == Kind::counter)
       set_number(i, operand);
@@ -185,8 +190,10 @@ void Filler::match_type(const Field& f, ffi::DataType type) {
       refuse(f, std::string("must be ") + (f64_ ? "float64" : "float32") + " as the arrays before");
     typed_ = true;
     f64_ = f64;
-  } else if (type != (f.type == Type::boolean ? ffi::PRED : ffi::U8)) {
-    refuse(f, f.type == Type::boolean ? "must be bool" : "must be uint8");
+  } else if (f.type == Type::i64 || type != (f.type == Type::boolean ? ffi::PRED : ffi::U8)) {
+    refuse(f, f.type == Type::i64       ? "can't be passed: nothing would check the indices"
+              : f.type == Type::boolean ? "must be bool"
+                                        : "must be uint8");
   }
 }
 
@@ -247,6 +254,7 @@ void Filler::set_targets(const Field& f, ffi::AnyBuffer operand) {
   }
   const bool is_signed = type >= ffi::S8 && type <= ffi::S64;
   const i64 n = slots_[f.axes[0].slot].i, classes = slots_[f.axes[1].slot].i;
+  if (!op_.find("ignore_index")) refuse(f, "can't be passed to this op");
   if (!is_signed && !(type >= ffi::U8 && type <= ffi::U64)) refuse(f, "must be integers");
   if (operand.dimensions().size() != 1 || operand.dimensions()[0] != n)
     refuse(f, "must be of shape (" + std::to_string(n) + ",)");
@@ -330,8 +338,8 @@ py::dict fields() {
 PYBIND11_MODULE(_jax, m, py::mod_gil_not_used()) {
   m.doc() = "fastnn's kernels as a foreign function of XLA.";
   fnn::api = static_cast<const fnn::Api*>(PyCapsule_Import("fastnn._core._api", 0));
-  if (!fnn::api) throw py::error_already_set();
-  if (strcmp(fnn::api->contract, fnn::kContract) != 0)
+  PyErr_Clear();
+  if (!fnn::api || strcmp(fnn::api->contract, fnn::kContract) != 0)
     throw py::import_error("fastnn._jax is of another build than fastnn._core");
   m.attr("handler") = py::capsule(reinterpret_cast<void*>(fnn::handler), "xla._CUSTOM_CALL_TARGET");
   m.def("fields", fnn::fields,
