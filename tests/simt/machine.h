@@ -77,10 +77,13 @@ struct PendingLoad {  // TMA load
   Location where;
 };
 
+enum class Factors { bf16, fp16, tf32 };
+
 struct Wgmma {
   uint64_t a, b;  // descriptors
   int n;
-  bool tf32, accumulate, transpose_a, transpose_b;
+  Factors factors;
+  bool accumulate, transpose_a, transpose_b;
   float* registers[128];  // accumulators of each thread of the warpgroup
   Location where;
 };
