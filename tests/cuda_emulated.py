@@ -260,6 +260,49 @@ def test_lists_of_arrays_are_updated():
         ops.sgd_step([moved[2], moved[2]], [to_device(grads[2]), to_device(grads[2])], lr=0.1)
 
 
+@pytest.mark.parametrize("op", [op for op in KERNELS if op.endswith("_step")])
+def test_a_list_takes_one_launch(op):
+    """And has the bits of as many calls, whatever the lengths, layouts and types."""
+    for dtype in DTYPES.values():
+        each = [full(op, rows, 7).arguments(dtype) for rows in (1, 0, 900, 5, 3)]
+        each = [laid_out(each[0], LAYOUTS["every_second"]), *each[1:]]
+        names = [name for name, value in each[0].items() if isinstance(value, np.ndarray)]
+        numbers = {name: value for name, value in each[0].items() if name not in names}
+        expected = [on_device(op, copies(arguments)) for arguments in each]
+        together = {name: [to_device(a[name]) for a in each] for name in names}
+        before = emulator.launches()
+        getattr(ops, op)(**together, **numbers | rates_on_device(numbers))
+        strided = len(names) + len(expected[0])  # copies there and back of the first ones
+        assert emulator.launches() - before == 1 + strided
+        for i, results in enumerate(expected):
+            for name, value in results.items():
+                np.testing.assert_array_equal(to_host(together[name][i]), value)
+
+
+def rates_on_device(numbers):
+    return {
+        name: to_device(np.array(numbers[name], float))
+        for name in ("lr", "step")
+        if name in numbers
+    }
+
+
+@pytest.mark.parametrize(("count", "launches"), [(40, 1), (500, 1), (900, 2)])
+def test_long_lists_take_few_launches(count, launches):
+    rng = np.random.default_rng(0)
+    params, grads = (
+        [rng.standard_normal(3).astype(np.float32) for _ in range(count)] for _ in range(2)
+    )
+    moved, lr = [to_device(p) for p in params], to_device(np.array(0.1))
+    moved_grads = [to_device(g) for g in grads]
+    before = emulator.launches()
+    ops.sgd_step(moved, moved_grads, lr=lr)
+    assert emulator.launches() - before == launches
+    ops.sgd_step(params, grads, lr=0.1)
+    for device, host in zip(moved, params, strict=True):
+        np.testing.assert_array_equal(to_host(device), host)
+
+
 # ---- labels ------------------------------------------------------------------------------------
 
 

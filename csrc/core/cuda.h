@@ -6,7 +6,7 @@
 
 namespace fnn {
 
-enum { kCudaVersion = 1, kCudaAxes = 33, kCudaNumbers = 4 };
+enum { kCudaVersion = 2, kCudaAxes = 33, kCudaNumbers = 4 };
 
 // Where work waits its turn: a device, and one of its streams (a cudaStream_t).
 struct CudaQueue {
@@ -86,6 +86,8 @@ struct CudaApi {
   bool (*has_kernel)(int op, bool f64);
   i64 (*workspace)(int op, bool f64, const void* args);
   CudaError (*launch)(CudaQueue queue, int op, bool f64, const void* args, void* workspace);
+  // Of a _step op, whose numbers are the same in all of `args`: as few launches as possible.
+  CudaError (*launch_list)(CudaQueue queue, int op, bool f64, const void* const* args, int count);
 
   CudaError (*allocate)(CudaQueue queue, i64 bytes, void** p);
   void (*release)(CudaQueue queue, void* p);       // once what is queued by now is done

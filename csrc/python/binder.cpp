@@ -111,6 +111,19 @@ void Binder::launch() {
   check_cuda(error, op_.name, queue_.device);
 }
 
+void Binder::launch(const std::vector<std::unique_ptr<Binder>>& list) {
+  const Binder& first = *list[0];
+  std::vector<const void*> args;
+  for (const auto& binder : list) args.push_back(binder->call.slots);
+  CudaError error;
+  {
+    Unlocked unlocked;
+    error = cuda().launch_list(first.queue_, first.op_.id, first.call.f64, args.data(),
+                               static_cast<int>(args.size()));
+  }
+  check_cuda(error, first.op_.name, first.queue_.device);
+}
+
 // ---- numbers -------------------------------------------------------------------------------
 
 void Binder::bind_number(int i) {

@@ -186,6 +186,7 @@ struct Launch {
   void* context;
 };
 const char* launch(const Launch& launch);  // null, or what is wrong with it
+extern int launches;                       // so far
 
 // ---- collectives.cpp -----------------------------------------------------------------------
 

@@ -61,6 +61,11 @@ fnn::CudaError launch(fnn::CudaQueue queue, int op, bool f64, const void* args, 
   last_stream = queue.stream;
   return opened([&] { return fnn::cuda_api.launch(queue, op, f64, args, workspace); });
 }
+fnn::CudaError launch_list(fnn::CudaQueue queue, int op, bool f64, const void* const* args,
+                           int count) {
+  last_stream = queue.stream;
+  return opened([&] { return fnn::cuda_api.launch_list(queue, op, f64, args, count); });
+}
 fnn::CudaError copy(fnn::CudaQueue queue, const fnn::CudaCopy& copy) {
   return opened([&] { return fnn::cuda_api.copy(queue, copy); });
 }
@@ -79,6 +84,7 @@ extern "C" {
 EXPORTED const void* emu_api() {
   static fnn::CudaApi api = fnn::cuda_api;
   api.launch = launch;
+  api.launch_list = launch_list;
   api.copy = copy;
   api.copy_indices = copy_indices;
   api.store_numbers = store_numbers;
@@ -101,6 +107,7 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 // What every call gets from now on.
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED void* emu_last_stream() { return last_stream; }
+EXPORTED int emu_launches() { return emu::launches; }  // of kernels, so far
 EXPORTED int emu_current_device() { return current_device; }
 
 // ---- what csrc/cuda/device calls of CUDA's runtime besides runtime.cpp ----

@@ -79,7 +79,10 @@ Range static_shared() {
 
 }  // namespace emu
 
+int emu::launches = 0;
+
 cudaError_t simt::launch_emulated(const emu::Launch& launch) {
+  emu::launches++;
   const char* problem = emu::launch(launch);
   if (!problem) return cudaSuccess;
   return emu::last_error = cudaErrorInvalidConfiguration;

@@ -250,6 +250,13 @@ CudaError launch(CudaQueue queue, int op, bool f64, const void* args, void* work
   });
 }
 
+CudaError launch_list(CudaQueue queue, int op, bool f64, const void* const* args, int count) {
+  return on_device(queue.device, [&] {
+    const CudaCall call{stream_of(queue), nullptr};
+    return cuda_kernels[op][f64].launch_list(args, count, &call);
+  });
+}
+
 CudaError copy(CudaQueue queue, const CudaCopy& copy) {
   return on_device(queue.device, [&] { return launch_copy(copy, stream_of(queue)); });
 }
@@ -300,13 +307,14 @@ CudaError synchronize(CudaBadIndex* bad, bool* good) {
 }  // namespace
 
 const CudaApi cuda_api = {
-    kCudaVersion,   op_count,  FASTNN_CUDA_ARCHITECTURES,
-    CUDART_VERSION, why_not,   driver,
-    device_count,   device,    why_not_device,
-    has_kernel,     workspace, launch,
-    allocate,       release,   release_after_all,
-    free_bytes,     copy,      copy_indices,
-    store_numbers,  wait,      synchronize,
+    kCudaVersion,      op_count,      FASTNN_CUDA_ARCHITECTURES,
+    CUDART_VERSION,    why_not,       driver,
+    device_count,      device,        why_not_device,
+    has_kernel,        workspace,     launch,
+    launch_list,       allocate,      release,
+    release_after_all, free_bytes,    copy,
+    copy_indices,      store_numbers, wait,
+    synchronize,
 };
 
 }  // namespace fnn
