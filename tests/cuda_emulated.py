@@ -330,28 +330,49 @@ def test_labels_of_any_integer_type(dtype):
     ],
 )
 def test_a_label_out_of_range_is_found_later(label, dtype, told):
+    """Where nothing waits: by synchronize(), or whatever is called next."""
+    message = rf"^softmax_cross_entropy: label {told} at row 7; valid 0\.\.9$"
+    x = to_device(np.ones(3, np.float32), like=TorchArray)
+    for next_call in (fnn.synchronize, lambda: ops.relu(x)):
+        loss = to_host(losses(label, dtype, TorchArray))
+        if told is None:
+            next_call()
+            continue
+        assert np.isnan(loss[[7, 250]]).all()
+        assert np.isfinite(np.delete(loss, [7, 250])).all()
+        with pytest.raises(fnn.LabelError, match=message):
+            next_call()
+        fnn.synchronize()  # it was told
+        next_call()
+
+
+def losses(label, dtype="i8", like=DeviceArray):
     logits = np.random.default_rng(0).standard_normal((300, 10)).astype(np.float32)
     labels = np.zeros(300, dtype)
     labels[[7, 250]] = label
-    arguments = {"logits": logits, "targets": labels, "reduction": "none"}
-    results = on_device("softmax_cross_entropy", arguments)
-    if told is None:
-        fnn.synchronize()
-        return
-    assert np.isnan(results["loss"][[7, 250]]).all()
-    assert np.isfinite(np.delete(results["loss"], [7, 250])).all()
-    message = rf"^softmax_cross_entropy: label {told} at row 7; valid 0\.\.9$"
-    with pytest.raises(fnn.LabelError, match=message):
-        fnn.synchronize()
-    fnn.synchronize()  # it was told
+    moved = (to_device(array, like=like) for array in (logits, labels))
+    return ops.softmax_cross_entropy(*moved, reduction="none")[0]
 
 
-def test_a_row_that_is_not_there_is_found_later():
-    x, index = np.zeros((5, 3), np.uint8), np.array([0, 4, 5])
-    on_device("take_rows", {"x": x, "index": index})
+def test_calls_that_wait_tell_of_bad_labels_themselves():
+    with pytest.raises(fnn.LabelError, match=r"label 10 at row 7; valid 0\.\.9$"):
+        losses(10)
+    assert np.isfinite(to_host(losses(9))).all()
+    x, index = to_device(np.zeros((5, 3), np.uint8)), to_device(np.array([0, 4, 5]))
     with pytest.raises(IndexError, match=r"^take_rows: index: 5 at position 2; valid 0\.\.4$"):
-        fnn.synchronize()
+        ops.take_rows(x, index)
     fnn.synchronize()
+
+
+@pytest.mark.usefixtures("_libraries")
+def test_while_a_graph_is_captured_no_call_waits_to_tell():
+    x = to_device(np.ones(3, np.float32), like=TorchArray)
+    losses(10, like=TorchArray)
+    emulator.set_capturing(1)
+    ops.relu(x)
+    emulator.set_capturing(0)
+    with pytest.raises(fnn.LabelError):
+        ops.relu(x)
 
 
 # ---- refusals ----------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class Emulator:
             ("emu_set_machine", None, (ctypes.c_int,) * 3),
             ("emu_set_error", None, (ctypes.c_int,)),
             ("emu_last_stream", ctypes.c_void_p, ()),
+            ("emu_set_capturing", None, (ctypes.c_int,)),
             ("emu_launches", ctypes.c_int, ()),
             ("emu_current_device", ctypes.c_int, ()),
         ):

@@ -97,7 +97,9 @@ struct CudaApi {
   CudaError (*copy_indices)(CudaQueue queue, const CudaIndices& indices);
   CudaError (*store_numbers)(CudaQueue queue, const CudaNumbers& numbers);
   CudaError (*wait)(CudaQueue queue);  // until what is queued by now is done
-  // Waits for all devices that were used. False if `bad` was filled in.
+  // False in *good if an index out of range is known of, which `bad` then tells; waits only then.
+  CudaError (*look)(CudaQueue queue, CudaBadIndex* bad, bool* good);
+  // The same of all devices that were used, for which it waits.
   CudaError (*synchronize)(CudaBadIndex* bad, bool* good);
 };
 

@@ -67,6 +67,7 @@ void Binder::bind() {
     throw py::value_error(op_.name + ": " + fill_in(op_, call.slots, text));
   if (on_device() && !cuda().has_kernel(op_.id, call.f64))
     raise("DeviceError", op_.name + ": there is no CUDA kernel for it yet");
+  if (on_device()) look_for_bad_index(queue_, op_.name);
   bind_results();
   check_overlaps();
   // Only now, when nothing can be refused any more, may memory of the caller be copied.
@@ -748,7 +749,10 @@ void Binder::check_overlaps() const {
 py::object Binder::finish() {
   for (const Temporary& t : temporaries_)
     if (t.copy_back) copy(t, true);
-  if (on_device() && !orders_memory(library_)) wait_for(queue_, op_.name);
+  if (on_device() && !orders_memory(library_)) {
+    wait_for(queue_, op_.name);
+    look_for_bad_index(queue_, op_.name);
+  }
   auto value = [this](Result& r) -> py::object {
     if (r.exported) return import_array(library_, like_, r.array, queue_.device);
     if (!r.scalar) return std::move(r.array);

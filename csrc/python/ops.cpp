@@ -276,7 +276,11 @@ std::string documentation(const PyOp& op) {
       "\nRaises\n------\nfastnn.DTypeError, fastnn.ShapeError, ValueError, TypeError\n    Before "
       "anything is written.\n";
   if (op.info->find("ignore_index"))
-    text += "fastnn.LabelError\n    A class index outside 0 .. c - 1 that is not ignore_index.\n";
+    text +=
+        "fastnn.LabelError\n    A class index outside 0 .. c - 1 that is not ignore_index. On a "
+        "GPU, "
+        "where nothing\n    waits, its row's loss is NaN, and a later call or fastnn.synchronize() "
+        "raises.\n";
   return text;
 }
 

@@ -56,6 +56,7 @@ void release(char* p) {
 }
 
 void* last_stream = nullptr;
+bool capturing = false;
 
 fnn::CudaError launch(fnn::CudaQueue queue, int op, bool f64, const void* args, void* workspace) {
   last_stream = queue.stream;
@@ -107,6 +108,7 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 // What every call gets from now on.
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED void* emu_last_stream() { return last_stream; }
+EXPORTED void emu_set_capturing(int on) { capturing = on != 0; }
 EXPORTED int emu_launches() { return emu::launches; }  // of kernels, so far
 EXPORTED int emu_current_device() { return current_device; }
 
@@ -159,6 +161,14 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+  *p = malloc(bytes);
+  return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : "cudaErrorOther";
 }
