@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 from cases import CASES, DTYPES, execute, full
 from contract import OPS, RESULTS
-from device_array import DeviceArray, empty, emulator, exported, to_device, to_host
+from device_array import (
+    DeviceArray,
+    InterfaceArray,
+    empty,
+    emulator,
+    exported,
+    from_interface,
+    to_device,
+    to_host,
+)
 from support import copies, digest, one_or_tuple, unset_like
 from test_arrays import LAYOUTS, laid_out
 from test_ops import exact_results
@@ -217,6 +226,81 @@ def test_their_lack_of_memory_is_told_as_ours(kind):
             ops.relu(x)
     finally:
         emulator.set_limit(GIB)
+
+
+# ---- libraries that know the CUDA array interface alone ------------------------------------------
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_arrays_by_the_interface(op):
+    arguments = full(op, 5, 7).arguments(np.float32)
+    usual = digest(on_device(op, copies(arguments)))
+    moved = interface_arrays(laid_out(arguments, LAYOUTS["reversed_axes"]))
+    for value in moved.values():
+        if isinstance(value, InterfaceArray):
+            value.more = {"stream": 0x3000}
+    results = execute(getattr(ops, op), op, moved)
+    assert emulator.last_stream() == 1
+    assert emulator.awaited_stream() == 0x3000
+    found = {name: to_host(value) for name, value in map(own_interface, results.items())}
+    if op == "matmul":
+        assert_exact(full(op, 5, 7), "f32", found)
+    else:
+        assert digest(found) == usual
+
+
+def interface_arrays(arguments):
+    return {
+        name: to_device(value, like=InterfaceArray) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+
+
+def own_interface(item):
+    name, value = item
+    return name, value if isinstance(value, InterfaceArray) else from_interface(value)
+
+
+def test_results_go_into_other_calls():
+    x = to_device(np.float32([[-1, 2], [3, -4]]), like=InterfaceArray)
+    y = ops.relu(x)
+    assert (y.shape, y.dtype) == ((2, 2), np.float32)
+    np.testing.assert_array_equal(
+        to_host(from_interface(ops.relu_backward(y, x))), [[0, 2], [3, 0]]
+    )
+
+
+def test_what_the_interface_may_say():
+    x = to_device(np.float32([1, 2]), like=InterfaceArray)
+    for more, error, message in (
+        ({"mask": x}, TypeError, "can't be read through __cuda_array_interface__: it has a mask"),
+        ({"typestr": ">f4"}, fnn.DTypeError, "must be float32 or float64"),
+        ({"typestr": "<c8"}, fnn.DTypeError, "must be float32 or float64"),
+        ({"data": (0x1000, False)}, ValueError, "is not in the memory of a GPU"),
+        ({"data": None}, TypeError, "can't be read through __cuda_array_interface__"),
+        ({"shape": (1,) * 33, "strides": None}, fnn.ShapeError, "more than 32 dimensions"),
+    ):
+        x.more = more
+        with pytest.raises(error, match=f"^relu: x .*{message}"):
+            ops.relu(x)
+    x.more = {"data": (x.address, True), "strides": None}
+    np.testing.assert_array_equal(to_host(from_interface(ops.relu(x))), [1, 2])
+    with pytest.raises(ValueError, match="param is read-only"):
+        ops.sgd_step(x, x, lr=0.1)
+    x.more = {"shape": (0,), "data": (0, False)}
+    assert ops.relu(x).shape == (0,)
+
+
+def test_results_for_numba_are_its_arrays(monkeypatch):
+    class NumbaArray(InterfaceArray):
+        __module__ = "numba.cuda.cudadrv.devicearray"
+
+    cuda = SimpleNamespace(as_cuda_array=lambda made: ("numba's", made))
+    monkeypatch.setitem(sys.modules, "numba", SimpleNamespace(cuda=cuda))
+    monkeypatch.setitem(sys.modules, "numba.cuda", cuda)
+    kind, made = ops.relu(to_device(np.float32([-1, 1]), like=NumbaArray))
+    assert kind == "numba's"
+    np.testing.assert_array_equal(to_host(from_interface(made)), [0, 1])
 
 
 # ---- numbers in device memory ------------------------------------------------------------------

@@ -343,6 +343,13 @@ def test_lists_are_updated_as_their_arrays_would_be(count):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
+def test_arrays_of_numba():
+    cuda = pytest.importorskip("numba.cuda")
+    y = ops.relu(cuda.to_device(np.float32([[-1, 2], [3, -4]])))
+    assert cuda.is_cuda_array(y)
+    np.testing.assert_array_equal(y.copy_to_host(), [[0, 2], [3, 0]])
+
+
 @pytest.mark.parametrize("kind", [Torch, CuPy])
 def test_out_of_memory_leaves_everything_usable(kind):
     library = kind()

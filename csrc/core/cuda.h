@@ -93,9 +93,12 @@ struct CudaApi {
   void (*release)(CudaQueue queue, void* p);       // once what is queued by now is done
   void (*release_after_all)(int device, void* p);  // once all the device's work is done
   i64 (*free_bytes)(int device);
+  int (*device_of)(const void* p);  // -1: no device's memory
   CudaError (*copy)(CudaQueue queue, const CudaCopy& copy);
   CudaError (*copy_indices)(CudaQueue queue, const CudaIndices& indices);
   CudaError (*store_numbers)(CudaQueue queue, const CudaNumbers& numbers);
+  // What is queued from now on comes after what the other stream has by now.
+  CudaError (*wait_for_stream)(CudaQueue queue, void* stream);
   CudaError (*wait)(CudaQueue queue);  // until what is queued by now is done
   // False in *good if an index out of range is known of, which `bad` then tells; waits only then.
   CudaError (*look)(CudaQueue queue, CudaBadIndex* bad, bool* good);

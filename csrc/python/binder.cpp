@@ -202,7 +202,8 @@ void Binder::bind_number(int i) {
 bool Binder::bind_device_number(int i) {
   PyObject* value = values[i];
   if (PyFloat_Check(value) || PyLong_Check(value) || recorder ||
-      !PyObject_HasAttrString(value, "__dlpack_device__"))
+      !(PyObject_HasAttrString(value, "__dlpack_device__") ||
+        PyObject_HasAttrString(value, "__cuda_array_interface__")))
     return false;
   const Field& f = op_.fields[i];
   View& v = views_[i];
@@ -343,6 +344,8 @@ void Binder::take_library(const Field& f, const View& v) {
                           " but the arrays before it are on " + device_text(queue_.device) +
                           "; all arrays of one call are on one device");
   }
+  if (v.stream && v.stream != queue_.stream)
+    check_cuda(cuda().wait_for_stream(queue_, v.stream), op_.name, v.device);
 }
 
 void Binder::take_type(int i) {

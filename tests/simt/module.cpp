@@ -55,7 +55,7 @@ void release(char* p) {
   blocks.erase(block);
 }
 
-void* last_stream = nullptr;
+void *last_stream = nullptr, *recorded = nullptr, *awaited = nullptr;
 bool capturing = false;
 
 fnn::CudaError launch(fnn::CudaQueue queue, int op, bool f64, const void* args, void* workspace) {
@@ -108,6 +108,8 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 // What every call gets from now on.
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED void* emu_last_stream() { return last_stream; }
+// The stream that another one was last told to wait for.
+EXPORTED void* emu_awaited_stream() { return awaited; }
 EXPORTED void emu_set_capturing(int on) { capturing = on != 0; }
 EXPORTED int emu_launches() { return emu::launches; }  // of kernels, so far
 EXPORTED int emu_current_device() { return current_device; }
@@ -169,6 +171,27 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status)
   *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
+  char* address = static_cast<char*>(const_cast<void*>(p));
+  auto block = blocks.upper_bound(address);
+  const bool known = block != blocks.begin() && address < (--block)->first + block->second;
+  attributes->type = known ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+  attributes->device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = nullptr;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream) {
+  recorded = stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+  awaited = recorded;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : "cudaErrorOther";
 }

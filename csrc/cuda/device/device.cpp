@@ -249,6 +249,15 @@ i64 free_bytes(int device) {
   return static_cast<i64>(free);
 }
 
+int device_of(const void* p) {
+  cudaPointerAttributes attributes{};
+  const cudaError_t error = cudaPointerGetAttributes(&attributes, p);
+  if (error != cudaSuccess) cudaGetLastError();
+  const bool known =
+      attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  return error == cudaSuccess && known ? attributes.device : -1;
+}
+
 // ---- work ----------------------------------------------------------------------------------
 
 bool has_kernel(int op, bool f64) { return cuda_kernels[op][f64].launch; }
@@ -284,6 +293,18 @@ CudaError copy_indices(CudaQueue queue, const CudaIndices& indices) {
 
 CudaError store_numbers(CudaQueue queue, const CudaNumbers& numbers) {
   return on_device(queue.device, [&] { return launch_numbers(numbers, stream_of(queue)); });
+}
+
+CudaError wait_for_stream(CudaQueue queue, void* stream) {
+  return on_device(queue.device, [&] {
+    cudaEvent_t event;
+    cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (error != cudaSuccess) return error;
+    error = cudaEventRecord(event, static_cast<cudaStream_t>(stream));
+    if (error == cudaSuccess) error = cudaStreamWaitEvent(stream_of(queue), event, 0);
+    cudaEventDestroy(event);  // once nobody waits for it
+    return error;
+  });
 }
 
 CudaError wait(CudaQueue queue) {
@@ -355,9 +376,11 @@ const CudaApi cuda_api = {
     release,
     release_after_all,
     free_bytes,
+    device_of,
     copy,
     copy_indices,
     store_numbers,
+    wait_for_stream,
     wait,
     look,
     synchronize,
