@@ -313,6 +313,44 @@ def test_a_bad_label_is_told_and_the_gpu_goes_on():
     fnn.synchronize()
 
 
+def test_the_next_call_tells_of_a_bad_label():
+    torch = Torch().module
+    logits, labels = torch.randn(3, 10, device="cuda"), torch.tensor([1, 10, 2], device="cuda")
+    ops.softmax_cross_entropy(logits, labels)
+    torch.cuda.synchronize()
+    with pytest.raises(fnn.LabelError, match=r"label 10 at row 1; valid 0\.\.9"):
+        ops.relu(logits)
+    ops.relu(logits)
+    fnn.synchronize()
+
+
+def test_calls_with_jax_tell_of_bad_labels_themselves():
+    library = Jax()
+    logits, labels = np.zeros((3, 10), np.float32), np.array([1, 10, 2], np.int32)
+    with pytest.raises(fnn.LabelError, match=r"label 10 at row 1; valid 0\.\.9"):
+        ops.softmax_cross_entropy(library.to_device(logits), library.to_device(labels))
+
+
+@pytest.mark.parametrize("count", [3, 200, 1000])
+def test_lists_are_updated_as_their_arrays_would_be(count):
+    torch = Torch().module
+    lengths = [(i * i) % 3001 for i in range(count)]
+    lists = [[torch.randn(n, device="cuda").abs() for n in lengths] for _ in range(4)]
+    singly = [[array.clone() for array in arrays] for arrays in lists]
+    ops.adam_step(*lists, step=3, lr=0.1)
+    for arrays in zip(*singly, strict=True):
+        ops.adam_step(*arrays, step=3, lr=0.1)
+    for got, expected in zip(lists, singly, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_arrays_of_numba():
+    cuda = pytest.importorskip("numba.cuda")
+    y = ops.relu(cuda.to_device(np.float32([[-1, 2], [3, -4]])))
+    assert cuda.is_cuda_array(y)
+    np.testing.assert_array_equal(y.copy_to_host(), [[0, 2], [3, 0]])
+
+
 @pytest.mark.parametrize("kind", [Torch, CuPy])
 def test_out_of_memory_leaves_everything_usable(kind):
     library = kind()
