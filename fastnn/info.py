@@ -3,7 +3,9 @@
 import os
 import platform
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,21 @@ def _torch_facts() -> dict[str, Any]:
     }
 
 
+def jax_native() -> tuple[Any, str | None]:
+    """The module that XLA calls and None, or None and the reason why there is none."""
+    if find_spec("fastnn._jax") is None:
+        return None, "JAX was not there when fastnn was built"
+    try:
+        return import_module("fastnn._jax"), None
+    except ImportError as error:
+        return None, str(error)
+
+
+def _jax_facts() -> dict[str, Any]:
+    native, reason = jax_native()
+    return {"calls": "native"} if native else {"calls": "through Python", "reason": reason}
+
+
 def _facts() -> dict[str, Any]:
     levels = _core.isa_levels()
     return {
@@ -61,6 +78,7 @@ def _facts() -> dict[str, Any]:
         },
         "cuda": _core.cuda_facts(),
         "torch": _torch_facts(),
+        "jax": _jax_facts(),
     }
 
 
@@ -75,7 +93,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        With ``mode='dicts'``, the keys ``fastnn``, ``cpu``, ``cuda`` and ``torch``.
+        With ``mode='dicts'``, the keys ``fastnn``, ``cpu``, ``cuda``, ``torch`` and ``jax``.
 
     Raises
     ------
