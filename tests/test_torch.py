@@ -494,6 +494,27 @@ def test_two_processes_train_as_one(tmp_path):
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6)
 
 
+CUDA = fnn.show_config("dicts")["cuda"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA["available"], reason=f"no GPU: {CUDA['why_not']}")
+def test_training_on_a_gpu_is_that_on_the_cpu():
+    x, target = torch.randn(16, 6), torch.randint(3, (16,))
+    models = [ft.convert(network())]
+    models.append(copy.deepcopy(models[0]).cuda())
+    for model in models:
+        device = model[0].weight.device
+        optimizer = ft.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = ft.nn.CrossEntropyLoss()(model(x.to(device)), target.to(device))
+            loss.backward()
+            optimizer.step()
+    for on_cpu, on_gpu in zip(*(model.state_dict().values() for model in models), strict=True):
+        torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-4, atol=1e-5)
+
+
 # ---- optimizers ------------------------------------------------------------------------------
 
 OPTIMIZERS = [
