@@ -100,7 +100,7 @@ def _info(args: argparse.Namespace) -> Report:
 def _train(args: argparse.Namespace) -> Report:
     data = _dataset(args)
     trainer = (
-        fnn.Trainer.load(args.resume, distributed=args.ranks)
+        fnn.Trainer.load(args.resume, device=args.device, distributed=args.ranks)
         if args.resume
         else _new_trainer(args, data)
     )
@@ -128,17 +128,21 @@ def _curve(args: argparse.Namespace) -> Report:
         timed, trained = generated(2000 if args.quick else 60_000), digits()
         print(f"no --data: timing {len(timed.x_train)} generated samples of MNIST's shape")
     effort = _QUICK if args.quick else curve.Effort()
-    facts, probe = machine_facts(args.peers), measure_probe(effort.probe_seconds)
-    floor = measure_floor(curve.SIZES, probe, effort.probe_seconds)
-    title = _title(facts, timed.name)
-    print(f"{title}\n{_abilities(probe, floor)}")
+    facts, probe, floor = machine_facts(args.peers), None, None
+    if args.device == "cpu":
+        probe = measure_probe(effort.probe_seconds)
+        floor = measure_floor(curve.SIZES, probe, effort.probe_seconds)
+    elif args.peers or args.profile:
+        raise ValueError("curve: --peers and --profile measure the CPU; see benchmarks/gpu.py")
+    title = _title(facts, timed.name, args.device)
+    print(f"{title}\n{_abilities(probe, floor)}" if probe and floor else title)
     rows = _measure(args, timed, floor, effort)
-    profiles = _profile(args, timed, floor, effort) if args.profile else []
+    profiles = _profile(args, timed, floor, effort) if args.profile and floor else []
     _picture(args.out / "batch_size_curve.png", partial(curve_report.draw, rows, title))
     report = {
         "machine": facts,
-        "probe": asdict(probe),
-        "floor": asdict(floor),
+        "probe": asdict(probe) if probe else None,
+        "floor": asdict(floor) if floor else None,
         "network": {"sizes": curve.SIZES, "optimizer": "Adam", "learning_rate": curve.LR},
         "data": {"name": timed.name, "samples": len(timed.x_train)},
         "rows": [row.as_dict() for row in rows],
@@ -217,9 +221,11 @@ def _test(trainer: fnn.Trainer, data: Dataset) -> Report:
     return {"data": data.name, "samples": len(data.x_test), **result}
 
 
-def _title(facts: Report, data: str) -> str:
+def _title(facts: Report, data: str, device: str) -> str:
     sizes = "-".join(map(str, curve.SIZES))
     machine = f"{facts['cpu']}, {facts['isa']}, {facts['threads']} threads"
+    if device != "cpu":
+        machine = (fnn.show_config("dicts") or {})["cuda"]["devices"][0]
     return f"{sizes}, Adam, {data}; fastnn {facts['fastnn']} on {machine}"
 
 
@@ -232,7 +238,7 @@ def _abilities(probe: Probe, floor: Floor) -> str:
 
 
 def _measure(
-    args: argparse.Namespace, data: Dataset, floor: Floor, effort: curve.Effort
+    args: argparse.Namespace, data: Dataset, floor: Floor | None, effort: curve.Effort
 ) -> list[curve.Row]:
     x = _scaled(data)
     batches = args.batches or (_QUICK_BATCHES if args.quick else curve.default_batches(len(x)))
@@ -249,6 +255,7 @@ def _measure(
             floor=floor,
             effort=effort,
             seed=args.seed,
+            device=args.device,
         ):
             print(curve_report.table_line(measured, args.peers), flush=True)
             rows += measured

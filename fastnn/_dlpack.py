@@ -1,6 +1,8 @@
-"""The Python half of DLPack: what ``from_dlpack`` of another library expects to be handed."""
+"""The Python half of DLPack and of the CUDA array interface: what other libraries are handed."""
 
 from typing import Any
+
+import numpy as np
 
 
 class Holder:
@@ -22,3 +24,30 @@ class Holder:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._device
+
+
+class CudaArray:
+    """A C-contiguous array on a GPU, for libraries that know the CUDA array interface alone.
+
+    Parameters
+    ----------
+    capsule : DLPack capsule
+        Owns the memory.
+    shape : tuple of int
+    typestr : str
+        Type of the elements, as NumPy writes it.
+    address : int
+    """
+
+    def __init__(self, capsule: Any, shape: tuple[int, ...], typestr: str, address: int) -> None:
+        self._capsule = capsule
+        self.shape = shape
+        self.dtype = np.dtype(typestr)
+        self.__cuda_array_interface__ = {
+            "shape": shape,
+            "typestr": typestr,
+            "data": (address, False),
+            "strides": None,
+            "stream": None,  # it is ready
+            "version": 3,
+        }

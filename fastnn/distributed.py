@@ -58,7 +58,7 @@ class MPI:
     def __init__(self, comm: Any = None, *, sync_batch_norm: bool = True) -> None:
         try:
             from mpi4py import MPI as mpi
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # the latter without an MPI library
             message = "distributed='mpi' needs mpi4py and an MPI library; pip install 'fastnn[mpi]'"
             raise ImportError(message) from error
         self.comm = mpi.COMM_WORLD if comm is None else comm

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastnn import initializers
+from fastnn import _core, initializers
 from fastnn.arguments import seed_number
 from fastnn.errors import DTypeError, ShapeError
 
@@ -297,8 +297,14 @@ class Layer:
         return self.params if name in self.params else self.buffers
 
     def _settle(self, write: bool) -> None:
-        if self.settle is not None:
+        """Call `settle`, but for ops that are only recorded: these touch no array."""
+        if self.settle is not None and not _core.is_recording():
             self.settle(write)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: the arrays as they are now, and no Trainer."""
+        self._settle(write=False)
+        return {name: value for name, value in vars(self).items() if name != "settle"}
 
     def _read(self, name: str) -> Array:
         self._settle(write=False)

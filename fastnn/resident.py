@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fastnn import _core
 from fastnn.data import Data
-from fastnn.engine import Job, Native
+from fastnn.engine import Job, Native, Stage
 
 __all__ = ["OnDevice", "Resident", "device_number"]
 
@@ -122,6 +122,18 @@ class OnDevice:
         finally:
             if job.update and job.clock is not None:
                 self._resident.after_update()
+
+    def profile(self, job: Job) -> list[Stage]:
+        """The step as one stage, with its mean time on the device in the job, once it is done."""
+        assert job.seconds is not None
+        ((name, flops, moved),) = self.work
+        return [Stage(name, flops, moved, float(job.seconds[0]) / job.count)]
+
+    @property
+    def work(self) -> list[tuple[str, int, int]]:
+        """Name, FLOPs and bytes of the step."""
+        _, flops, moved = zip(*self._recorded.work, strict=True)
+        return [("step as a graph", sum(flops), sum(moved))]
 
     def result(self, name: str) -> Array:
         return self._plan.read(self._recorded.results[name])

@@ -34,7 +34,7 @@ __all__ = ["MLPClassifier", "MLPRegressor"]
 Array: TypeAlias = npt.NDArray[Any]
 
 _PREDICTED_AT_ONCE = 4096  # rows: hidden layers take memory, and sparse rows are made dense
-_CONSTRAINTS = {"batch_norm": ["boolean"], "device": [StrOptions({"cpu", "cuda"})]}
+_CONSTRAINTS = {"batch_norm": ["boolean"], "device": [str]}
 
 
 class _Perceptron(BaseMultilayerPerceptron):  # type: ignore[misc]
@@ -264,7 +264,7 @@ class MLPClassifier(_Perceptron, theirs.MLPClassifier):  # type: ignore[misc]
         Normalise every hidden layer before its activation (Ioffe & Szegedy 2015). A last batch of
         one sample then joins the batch before it, and with ``solver='lbfgs'`` the running
         statistics are those of all samples at the end.
-    device : {'cpu', 'cuda'}, default 'cpu'
+    device : {'cpu', 'cuda', 'cuda:1', ...}, default 'cpu'
         Where the training runs; see `fastnn.Trainer`. Predictions are made on the CPU. On a GPU
         sample weights need ``alpha=0``, and learning rates that change need ``momentum=0``.
 

@@ -219,18 +219,16 @@ class Trainer:
         -------
         list of Stage
             In order; each has ``name``, ``flops``, ``bytes``, and the mean ``seconds`` of a step.
+            On a GPU the step is one stage, and the time is that of the device.
 
         Raises
         ------
         TypeError
-            On a GPU, and for a layer, loss or optimizer of one's own, whose steps have no such
-            stages.
+            For a layer, loss or optimizer of one's own, whose steps have no such stages.
         """
         program, job = self._several("profile", x, y, batch_size, n)
-        if not isinstance(program, Native):
-            raise TypeError(
-                "profile: needs a CPU, and a model, a loss and an optimizer that can be recorded"
-            )
+        if not isinstance(program, Native | OnDevice):
+            raise TypeError("profile: needs a model, a loss and an optimizer that can be recorded")
         job.seconds = np.zeros(len(program.work))
         self._run(program, job)
         return program.profile(job)
@@ -703,6 +701,9 @@ class Trainer:
                 layer.precision = self.precision if self.precision in ("tf32", "bf16") else None
             if isinstance(layer, Dropout):
                 layer.offset, layer.shared_counter = self._clock.updates, True
+                layer.rank = 0
+            if isinstance(layer, BatchNorm):
+                layer.synchronised = None
 
     def _data(self, where: str, x: Any, y: Any, sample_weight: Any | None = None) -> Data:
         samples = self._samples(where, x)

@@ -15,7 +15,16 @@ import numpy as np
 import pytest
 from cases import CASES, DTYPES, execute, full
 from contract import OPS, RESULTS
-from device_array import DeviceArray, empty, emulator, exported, to_device, to_host
+from device_array import (
+    DeviceArray,
+    InterfaceArray,
+    empty,
+    emulator,
+    exported,
+    from_interface,
+    to_device,
+    to_host,
+)
 from support import copies, digest, one_or_tuple, unset_like
 from test_arrays import LAYOUTS, laid_out
 from test_ops import exact_results
@@ -219,6 +228,81 @@ def test_their_lack_of_memory_is_told_as_ours(kind):
         emulator.set_limit(GIB)
 
 
+# ---- libraries that know the CUDA array interface alone ------------------------------------------
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_arrays_by_the_interface(op):
+    arguments = full(op, 5, 7).arguments(np.float32)
+    usual = digest(on_device(op, copies(arguments)))
+    moved = interface_arrays(laid_out(arguments, LAYOUTS["reversed_axes"]))
+    for value in moved.values():
+        if isinstance(value, InterfaceArray):
+            value.more = {"stream": 0x3000}
+    results = execute(getattr(ops, op), op, moved)
+    assert emulator.last_stream() == 1
+    assert emulator.awaited_stream() == 0x3000
+    found = {name: to_host(value) for name, value in map(own_interface, results.items())}
+    if op == "matmul":
+        assert_exact(full(op, 5, 7), "f32", found)
+    else:
+        assert digest(found) == usual
+
+
+def interface_arrays(arguments):
+    return {
+        name: to_device(value, like=InterfaceArray) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+
+
+def own_interface(item):
+    name, value = item
+    return name, value if isinstance(value, InterfaceArray) else from_interface(value)
+
+
+def test_results_go_into_other_calls():
+    x = to_device(np.float32([[-1, 2], [3, -4]]), like=InterfaceArray)
+    y = ops.relu(x)
+    assert (y.shape, y.dtype) == ((2, 2), np.float32)
+    np.testing.assert_array_equal(
+        to_host(from_interface(ops.relu_backward(y, x))), [[0, 2], [3, 0]]
+    )
+
+
+def test_what_the_interface_may_say():
+    x = to_device(np.float32([1, 2]), like=InterfaceArray)
+    for more, error, message in (
+        ({"mask": x}, TypeError, "can't be read through __cuda_array_interface__: it has a mask"),
+        ({"typestr": ">f4"}, fnn.DTypeError, "must be float32 or float64"),
+        ({"typestr": "<c8"}, fnn.DTypeError, "must be float32 or float64"),
+        ({"data": (0x1000, False)}, ValueError, "is not in the memory of a GPU"),
+        ({"data": None}, TypeError, "can't be read through __cuda_array_interface__"),
+        ({"shape": (1,) * 33, "strides": None}, fnn.ShapeError, "more than 32 dimensions"),
+    ):
+        x.more = more
+        with pytest.raises(error, match=f"^relu: x .*{message}"):
+            ops.relu(x)
+    x.more = {"data": (x.address, True), "strides": None}
+    np.testing.assert_array_equal(to_host(from_interface(ops.relu(x))), [1, 2])
+    with pytest.raises(ValueError, match="param is read-only"):
+        ops.sgd_step(x, x, lr=0.1)
+    x.more = {"shape": (0,), "data": (0, False)}
+    assert ops.relu(x).shape == (0,)
+
+
+def test_results_for_numba_are_its_arrays(monkeypatch):
+    class NumbaArray(InterfaceArray):
+        __module__ = "numba.cuda.cudadrv.devicearray"
+
+    cuda = SimpleNamespace(as_cuda_array=lambda made: ("numba's", made))
+    monkeypatch.setitem(sys.modules, "numba", SimpleNamespace(cuda=cuda))
+    monkeypatch.setitem(sys.modules, "numba.cuda", cuda)
+    kind, made = ops.relu(to_device(np.float32([-1, 1]), like=NumbaArray))
+    assert kind == "numba's"
+    np.testing.assert_array_equal(to_host(from_interface(made)), [0, 1])
+
+
 # ---- numbers in device memory ------------------------------------------------------------------
 
 
@@ -260,6 +344,49 @@ def test_lists_of_arrays_are_updated():
         ops.sgd_step([moved[2], moved[2]], [to_device(grads[2]), to_device(grads[2])], lr=0.1)
 
 
+@pytest.mark.parametrize("op", [op for op in KERNELS if op.endswith("_step")])
+def test_a_list_takes_one_launch(op):
+    """And has the bits of as many calls, whatever the lengths, layouts and types."""
+    for dtype in DTYPES.values():
+        each = [full(op, rows, 7).arguments(dtype) for rows in (1, 0, 900, 5, 3)]
+        each = [laid_out(each[0], LAYOUTS["every_second"]), *each[1:]]
+        names = [name for name, value in each[0].items() if isinstance(value, np.ndarray)]
+        numbers = {name: value for name, value in each[0].items() if name not in names}
+        expected = [on_device(op, copies(arguments)) for arguments in each]
+        together = {name: [to_device(a[name]) for a in each] for name in names}
+        before = emulator.launches()
+        getattr(ops, op)(**together, **numbers | rates_on_device(numbers))
+        strided = len(names) + len(expected[0])  # copies there and back of the first ones
+        assert emulator.launches() - before == 1 + strided
+        for i, results in enumerate(expected):
+            for name, value in results.items():
+                np.testing.assert_array_equal(to_host(together[name][i]), value)
+
+
+def rates_on_device(numbers):
+    return {
+        name: to_device(np.array(numbers[name], float))
+        for name in ("lr", "step")
+        if name in numbers
+    }
+
+
+@pytest.mark.parametrize(("count", "launches"), [(40, 1), (500, 1), (900, 2)])
+def test_long_lists_take_few_launches(count, launches):
+    rng = np.random.default_rng(0)
+    params, grads = (
+        [rng.standard_normal(3).astype(np.float32) for _ in range(count)] for _ in range(2)
+    )
+    moved, lr = [to_device(p) for p in params], to_device(np.array(0.1))
+    moved_grads = [to_device(g) for g in grads]
+    before = emulator.launches()
+    ops.sgd_step(moved, moved_grads, lr=lr)
+    assert emulator.launches() - before == launches
+    ops.sgd_step(params, grads, lr=0.1)
+    for device, host in zip(moved, params, strict=True):
+        np.testing.assert_array_equal(to_host(device), host)
+
+
 # ---- labels ------------------------------------------------------------------------------------
 
 
@@ -287,28 +414,49 @@ def test_labels_of_any_integer_type(dtype):
     ],
 )
 def test_a_label_out_of_range_is_found_later(label, dtype, told):
+    """Where nothing waits: by synchronize(), or whatever is called next."""
+    message = rf"^softmax_cross_entropy: label {told} at row 7; valid 0\.\.9$"
+    x = to_device(np.ones(3, np.float32), like=TorchArray)
+    for next_call in (fnn.synchronize, lambda: ops.relu(x)):
+        loss = to_host(losses(label, dtype, TorchArray))
+        if told is None:
+            next_call()
+            continue
+        assert np.isnan(loss[[7, 250]]).all()
+        assert np.isfinite(np.delete(loss, [7, 250])).all()
+        with pytest.raises(fnn.LabelError, match=message):
+            next_call()
+        fnn.synchronize()  # it was told
+        next_call()
+
+
+def losses(label, dtype="i8", like=DeviceArray):
     logits = np.random.default_rng(0).standard_normal((300, 10)).astype(np.float32)
     labels = np.zeros(300, dtype)
     labels[[7, 250]] = label
-    arguments = {"logits": logits, "targets": labels, "reduction": "none"}
-    results = on_device("softmax_cross_entropy", arguments)
-    if told is None:
-        fnn.synchronize()
-        return
-    assert np.isnan(results["loss"][[7, 250]]).all()
-    assert np.isfinite(np.delete(results["loss"], [7, 250])).all()
-    message = rf"^softmax_cross_entropy: label {told} at row 7; valid 0\.\.9$"
-    with pytest.raises(fnn.LabelError, match=message):
-        fnn.synchronize()
-    fnn.synchronize()  # it was told
+    moved = (to_device(array, like=like) for array in (logits, labels))
+    return ops.softmax_cross_entropy(*moved, reduction="none")[0]
 
 
-def test_a_row_that_is_not_there_is_found_later():
-    x, index = np.zeros((5, 3), np.uint8), np.array([0, 4, 5])
-    on_device("take_rows", {"x": x, "index": index})
+def test_calls_that_wait_tell_of_bad_labels_themselves():
+    with pytest.raises(fnn.LabelError, match=r"label 10 at row 7; valid 0\.\.9$"):
+        losses(10)
+    assert np.isfinite(to_host(losses(9))).all()
+    x, index = to_device(np.zeros((5, 3), np.uint8)), to_device(np.array([0, 4, 5]))
     with pytest.raises(IndexError, match=r"^take_rows: index: 5 at position 2; valid 0\.\.4$"):
-        fnn.synchronize()
+        ops.take_rows(x, index)
     fnn.synchronize()
+
+
+@pytest.mark.usefixtures("_libraries")
+def test_while_a_graph_is_captured_no_call_waits_to_tell():
+    x = to_device(np.ones(3, np.float32), like=TorchArray)
+    losses(10, like=TorchArray)
+    emulator.set_capturing(1)
+    ops.relu(x)
+    emulator.set_capturing(0)
+    with pytest.raises(fnn.LabelError):
+        ops.relu(x)
 
 
 # ---- refusals ----------------------------------------------------------------------------------

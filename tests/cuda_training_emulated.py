@@ -4,8 +4,11 @@ test_cuda.py runs this file in a process of its own, which the emulator ends whe
     FASTNN_SIMT_BUILD_DIR=build/simt pytest -s tests/cuda_training_emulated.py
 """
 
+import copy
 import gc
+import itertools
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +21,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from trainers import CLASSES, FEATURES, Plain, arrays, data, fingerprint, trainer
 
 import fastnn as fnn
-from fastnn import _core
+from fastnn import _core, curve
+from fastnn.__main__ import main
+from fastnn.curve_report import table_line
 
 _core.use_cuda(emulator.capsule)
 GIB = 1 << 30
@@ -145,6 +150,21 @@ def test_uint8_images():
     assert_allclose(made[0].predict(images), made[1].predict(images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_fused_calls(precision):
+    """A rescale behind another layer, relu's gradient and column sums go along with products."""
+    images = np.random.default_rng(0).integers(0, 256, (20, 130), dtype=np.uint8)
+    widths = (130, 136, 132, CLASSES)
+    made = []
+    for at in ("cuda", "cpu"):
+        layers = [fnn.Flatten(), fnn.Rescaling(1 / 255, -0.5)]
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [fnn.Linear(inputs, outputs), fnn.ReLU()]
+        made.append(make(at, fnn.Sequential(*layers[:-1]), precision=precision))
+        fit(made[-1], images, Y[:20], batch_size=10)
+    assert_alike(*made, rtol=1e-2)
+
+
 def test_single_steps():
     device, host = both()
     for rows in (slice(0, 9), slice(9, 18), slice(3, 61)):
@@ -204,6 +224,16 @@ def test_a_step_is_one_graph():
     assert emulator.replays() - before == 9
 
 
+def test_a_profile_has_the_devices_time():
+    made, usual = make(), make()
+    (stage,) = made.profile(X, Y, batch_size=16, n=5)
+    usual.steps(X, Y, batch_size=16, n=5)
+    assert fingerprint(made) == fingerprint(usual)
+    assert stage.name == "step as a graph"
+    assert stage.flops > 2 * 3 * 16 * 16 * 16
+    assert 0 < stage.seconds < 60
+
+
 def test_runs_repeat_to_the_bit():
     prints = []
     for _ in range(2):
@@ -247,6 +277,17 @@ def test_weights_are_read_and_assigned():
         fit(made)
     assert_alike(device, host)
     assert_allclose(device.model.forward(X)[0], device.predict(X), rtol=1e-4, atol=1e-5)
+
+
+def test_copies_of_a_model_are_up_to_date():
+    made = make()
+    fit(made)
+    copied = copy.deepcopy(made.model)
+    assert copied[4].settle is None
+    weights = made.model.state_dict()
+    fit(made)
+    for name, value in copied.state_dict().items():
+        assert_array_equal(value, weights[name])
 
 
 def test_a_later_trainer_takes_the_model_over():
@@ -353,8 +394,6 @@ def test_bad_arguments_are_refused_before_anything_changes():
         made.predict(to_device(X, 1))
     with pytest.raises(fnn.ShapeError, match="at least one row"):
         made.step(to_device(X[:0]), Y[:0])
-    with pytest.raises(TypeError, match="profile: needs a CPU"):
-        made.profile(X, Y, batch_size=8, n=1)
     assert fingerprint(made) == before
 
 
@@ -366,6 +405,43 @@ def test_a_cpu_trainer_refuses_arrays_of_a_gpu():
 def test_what_cannot_be_recorded_is_refused():
     with pytest.raises(TypeError, match="on a GPU every layer, the loss and the optimizer must"):
         make(model=Plain(fnn.Linear(FEATURES, CLASSES)))
+
+
+# ---- the command line ----------------------------------------------------------------------------
+
+
+def test_the_batch_size_curve(monkeypatch):
+    monkeypatch.setattr(curve, "SIZES", (FEATURES, 8, 8, CLASSES))
+    measured = list(
+        curve.measure(
+            X,
+            Y,
+            variant="batch-norm",
+            batches=(1, 8, 61),
+            peers=(),
+            floor=None,
+            effort=curve.Effort(update_seconds=0.01, epoch_seconds=60),
+            device="cuda",
+        )
+    )
+    assert [row.batch for (row,) in measured] == [8, 61]
+    for rows in measured:
+        assert rows[0].update > 0
+        assert rows[0].epoch_samples
+        assert np.isnan(rows[0].floor)
+        assert "nan" not in table_line(rows, ())
+
+
+def test_training_from_the_shell(tmp_path, capsys):
+    saved = tmp_path / "digits.safetensors"
+    common = ["train", "--dataset", "digits", "--epochs", "1", "--batch-size", "500"]
+    common += ["--hidden", "8", "--out", str(tmp_path)]
+    assert main([*common, "--device", "cuda", "--save", str(saved)]) == 0
+    assert main([*common, "--resume", str(saved)]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert fnn.Trainer.load(saved, device="cuda").epochs == 1
+    assert main(["curve", "--device", "cuda", "--peers", "torch", "--out", str(tmp_path)]) == 1
+    assert "measure the CPU; see benchmarks/gpu.py" in capsys.readouterr().err
 
 
 # ---- devices that won't do -----------------------------------------------------------------------
@@ -436,3 +512,33 @@ def test_the_second_gpu():
     usual = make()
     fit(usual)
     assert fingerprint(made) == fingerprint(usual)
+
+
+# ---- scikit-learn's estimators ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_estimators_agree_with_the_cpu(solver, batch_norm):
+    """Their penalty has another strength in the last batch, which is smaller."""
+    estimators = pytest.importorskip("fastnn.sklearn")
+    fitted = {}
+    for device in ("cuda", "cpu"):
+        estimator = estimators.MLPClassifier(
+            *((16,), "tanh"),
+            solver=solver,
+            alpha=1.0,
+            batch_size=16,
+            max_iter=3,
+            random_state=0,
+            batch_norm=batch_norm,
+            device=device,
+        )
+        with pytest.warns(estimators.ConvergenceWarning):
+            estimator.fit(X, Y)
+        if solver != "lbfgs":
+            estimator = pickle.loads(pickle.dumps(estimator)).partial_fit(X, Y)
+        fitted[device] = estimator
+    assert_allclose(fitted["cuda"].loss_, fitted["cpu"].loss_, rtol=1e-3)
+    assert_allclose(fitted["cuda"].predict_proba(X), fitted["cpu"].predict_proba(X), atol=1e-3)
+    assert_allclose(fitted["cuda"].coefs_[0], fitted["cpu"].coefs_[0], rtol=1e-3, atol=1e-3)

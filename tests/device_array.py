@@ -64,6 +64,9 @@ class Emulator:
             ("emu_set_error", None, (ctypes.c_int,)),
             ("emu_last_stream", ctypes.c_void_p, ()),
             ("emu_replays", ctypes.c_int, ()),
+            ("emu_awaited_stream", ctypes.c_void_p, ()),
+            ("emu_set_capturing", None, (ctypes.c_int,)),
+            ("emu_launches", ctypes.c_int, ()),
             ("emu_current_device", ctypes.c_int, ()),
         ):
             function = getattr(library, name)
@@ -128,6 +131,37 @@ class DeviceArray:
 
     def __array_namespace__(self):
         return sys.modules[__name__]
+
+
+class InterfaceArray:
+    """The same for a library that knows the CUDA array interface alone."""
+
+    def __init__(self, memory, address, dtype, shape, strides, number=0):
+        self._memory, self.address, self.number = memory, address, number
+        self.dtype, self.shape, self.strides = np.dtype(dtype), tuple(shape), tuple(strides)
+        self.more = {}  # of the interface
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "strides": self.strides,
+            "version": 3,
+        } | self.more
+
+
+def from_interface(array):
+    """An InterfaceArray of what another library made."""
+    facts = array.__cuda_array_interface__
+    assert facts["version"] == 3
+    assert facts["stream"] is None
+    assert facts["strides"] is None
+    strides = np.empty(facts["shape"], facts["typestr"]).strides
+    address, read_only = facts["data"]
+    assert not read_only
+    return InterfaceArray(array, address, facts["typestr"], facts["shape"], strides)
 
 
 exported = {}  # what others hold

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from trainers import arrays, data, fingerprint, network
+from trainers import Plain, arrays, data, fingerprint, network
 
 import fastnn as fnn
+from fastnn.schedules import Cosine
 
 X, Y = data(n=203)  # 11 batches of 18 and 5 rows, fewer than two for each of 3 ranks
 WEIGHT = np.random.default_rng(1).uniform(0, 2, len(X)).astype(np.float32)
@@ -63,6 +64,24 @@ def summed(ranks):
     return fitted(ranks, loss=fnn.CrossEntropy(reduction="sum"), clip_grad_norm=1.0)
 
 
+def squared(ranks):
+    made = trainer(ranks, loss=fnn.MSE(), check_finite=True, schedule=Cosine(20))
+    y = np.eye(5, dtype=np.float32)[Y]
+    history = made.fit(X, y, epochs=2, sample_weight=WEIGHT, batch_size=30, progress=False)
+    return {"losses": history.updates["loss"], **arrays(made)}
+
+
+def some_ignored(ranks):
+    y = np.where(np.arange(len(Y)) % 16 < 9, -100, Y)  # all of rank 0's, in some batches
+    made = trainer(ranks)
+    history = made.fit(X, y, epochs=2, batch_size=16, shuffle=False, progress=False)
+    return {"losses": history.updates["loss"], **arrays(made)}
+
+
+def of_ones_own(ranks):
+    return fitted(ranks, network(batch_norm=False, kind=Plain))
+
+
 def batch_norm(ranks):
     return fitted(ranks, network(), precision="float64", batch_size=18)
 
@@ -80,6 +99,15 @@ def gradients(ranks):
     made = trainer(ranks, network(), precision="float64")
     loss, found = made.loss_and_grad(X.astype(np.float64), Y)
     return {"loss": loss, **found, "hash": fingerprint(made)}
+
+
+def alone_again(ranks):
+    """Rank 1 goes on by itself with a model that was trained by all."""
+    made = trainer(ranks, network(dropout=0.1))
+    made.step(X, Y)
+    if ranks.rank == 1:
+        return {"loss": trainer(None, made.model).step(X, Y)}
+    return {}
 
 
 def single_steps(ranks):

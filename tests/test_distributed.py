@@ -23,7 +23,10 @@ needs_mpi = pytest.mark.skipif(
     MPIEXEC is None or importlib.util.find_spec("mpi4py") is None,
     reason="mpi4py or mpiexec is not installed",
 )
-ALIKE = ("plain", "double", "weighted", "summed", "gradients", "single_steps", "batch_norm")
+ALIKE = (
+    *("plain", "double", "weighted", "summed", "squared", "some_ignored", "of_ones_own"),
+    *("gradients", "single_steps", "batch_norm"),
+)
 OTHERS = ("own_batch_norm", "dropout", "not_finite", "too_small", "unsaved")
 
 
@@ -62,7 +65,7 @@ def found(tmp_path_factory):
     """All jobs by number of processes."""
     folders = {n: tmp_path_factory.mktemp(f"ranks{n}") for n in (2, 3)}
     return {
-        2: run(2, *ALIKE, *OTHERS, "stops", "interrupted", folder=folders[2]),
+        2: run(2, *ALIKE, *OTHERS, "stops", "alone_again", "interrupted", folder=folders[2]),
         3: run(3, *ALIKE, *OTHERS, folder=folders[3]),
     }
 
@@ -123,6 +126,12 @@ def test_refusals_reach_every_rank(found, processes):
 @needs_mpi
 def test_one_callback_stops_all(found):
     assert [int(rank["epochs"]) for rank in found[2]["stops"]] == [1, 1]
+
+
+@needs_mpi
+def test_the_model_can_be_trained_alone_afterwards(found):
+    _, second = found[2]["alone_again"]
+    assert np.isfinite(second["loss"])
 
 
 @needs_mpi

@@ -1,8 +1,8 @@
 """fastnn on a real GPU: `pytest -m gpu`, of which CONTRIBUTING.md tells more.
 
 Every op that has a CUDA kernel against its meaning and against PyTorch on the device; arrays of
-three libraries, streams and captured graphs, memory that runs out; the programs of tests/simt on
-the GPU instead of the emulator, and under compute-sanitizer.
+three libraries, streams and captured graphs, memory that runs out; training beside the CPU's; the
+programs of tests/simt on the GPU instead of the emulator, and under compute-sanitizer.
 """
 
 import os
@@ -30,6 +30,7 @@ from test_ops import (  # noqa: F401
     test_torch_agrees_on_ten_steps,
 )
 from tolerances import assert_close
+from trainers import arrays, data, fingerprint, network, trainer
 
 import fastnn as fnn
 from fastnn import ops
@@ -312,6 +313,44 @@ def test_a_bad_label_is_told_and_the_gpu_goes_on():
     fnn.synchronize()
 
 
+def test_the_next_call_tells_of_a_bad_label():
+    torch = Torch().module
+    logits, labels = torch.randn(3, 10, device="cuda"), torch.tensor([1, 10, 2], device="cuda")
+    ops.softmax_cross_entropy(logits, labels)
+    torch.cuda.synchronize()
+    with pytest.raises(fnn.LabelError, match=r"label 10 at row 1; valid 0\.\.9"):
+        ops.relu(logits)
+    ops.relu(logits)
+    fnn.synchronize()
+
+
+def test_calls_with_jax_tell_of_bad_labels_themselves():
+    library = Jax()
+    logits, labels = np.zeros((3, 10), np.float32), np.array([1, 10, 2], np.int32)
+    with pytest.raises(fnn.LabelError, match=r"label 10 at row 1; valid 0\.\.9"):
+        ops.softmax_cross_entropy(library.to_device(logits), library.to_device(labels))
+
+
+@pytest.mark.parametrize("count", [3, 200, 1000])
+def test_lists_are_updated_as_their_arrays_would_be(count):
+    torch = Torch().module
+    lengths = [(i * i) % 3001 for i in range(count)]
+    lists = [[torch.randn(n, device="cuda").abs() for n in lengths] for _ in range(4)]
+    singly = [[array.clone() for array in arrays] for arrays in lists]
+    ops.adam_step(*lists, step=3, lr=0.1)
+    for arrays in zip(*singly, strict=True):
+        ops.adam_step(*arrays, step=3, lr=0.1)
+    for got, expected in zip(lists, singly, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_arrays_of_numba():
+    cuda = pytest.importorskip("numba.cuda")
+    y = ops.relu(cuda.to_device(np.float32([[-1, 2], [3, -4]])))
+    assert cuda.is_cuda_array(y)
+    np.testing.assert_array_equal(y.copy_to_host(), [[0, 2], [3, 0]])
+
+
 @pytest.mark.parametrize("kind", [Torch, CuPy])
 def test_out_of_memory_leaves_everything_usable(kind):
     library = kind()
@@ -349,6 +388,50 @@ def test_other_types_are_refused():
         ops.relu(torch.ones(3, device="cuda", requires_grad=True))
     with pytest.raises((TypeError, ValueError), match="relu_backward: x is"):
         ops.relu_backward(torch.ones(3, device="cuda"), torch.ones(3))
+
+
+# ---- training ----------------------------------------------------------------------------------
+
+
+def trained(device, x, y, epochs=2, **options):
+    made = trainer(network(dropout=0.2), device=device, **options)
+    made.fit(x, y, epochs=epochs, batch_size=32, progress=False)
+    return made
+
+
+def test_training_agrees_with_the_cpu():
+    options = {"optimizer": fnn.SGD(lr=0.05, momentum=0.9), "precision": "float64"}
+    x, y = data(203, "float64")
+    values, expected = (arrays(trained(at, x, y, **options)) for at in ("cuda", "cpu"))
+    for name, value in values.items():
+        np.testing.assert_allclose(value, expected[name], 1e-8, 1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_training_repeats_to_the_bit(precision):
+    options = {"precision": precision, "clip_grad_norm": 0.5, "check_finite": True}
+    first, second = (trained("cuda", *data(), **options) for _ in range(2))
+    assert fingerprint(first) == fingerprint(second)
+
+
+def test_training_on_arrays_of_the_gpu():
+    torch = pytest.importorskip("torch")
+    x, y = data()
+    there = [torch.tensor(array, device="cuda") for array in (x, y)]
+    assert fingerprint(trained("cuda", *there)) == fingerprint(trained("cuda", x, y))
+
+
+def test_checkpoints_move_between_devices(tmp_path):
+    path = tmp_path / "model.safetensors"
+    made = trained("cuda", *data())
+    made.save(path)
+    moved = fnn.Trainer.load(path)
+    assert fingerprint(moved) == fingerprint(made)
+    moved.save(path)
+    again = fnn.Trainer.load(path, device="cuda")
+    for each in (made, again):
+        each.fit(*data(), batch_size=32, progress=False)
+    assert fingerprint(again) == fingerprint(made)
 
 
 # ---- the programs of tests/simt ----------------------------------------------------------------

@@ -61,6 +61,7 @@ CORRECT = [
     "transfers",
     "ops",
     "matmul_ops",
+    "steps",
 ]
 
 
@@ -157,6 +158,7 @@ INSTRUCTIONS = {  # of tests/simt/conformance.cu
     ],
     "sm_90a": [
         *(rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k16\.f32\.bf16" for n in (64, 128, 192, 256)),
+        *(rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k16\.f32\.f16" for n in (64, 128, 192, 256)),
         *(rf"wgmma\.mma_async\.sync\.aligned\.m64n{n}k8\.f32\.tf32" for n in (64, 128, 192, 256)),
         r"cp\.async\.bulk\.tensor\.2d\.shared::cluster",
         r"cp\.async\.bulk\.tensor\.2d\.global\.shared::cta",
@@ -168,7 +170,8 @@ INSTRUCTIONS = {  # of tests/simt/conformance.cu
     ],
 }
 SM90A_INSTRUCTIONS = [  # of the product on Hopper
-    *INSTRUCTIONS["sm_90a"][:9],
+    *INSTRUCTIONS["sm_90a"][:4],
+    *INSTRUCTIONS["sm_90a"][8:13],
     r"setmaxnreg\.dec",
     r"setmaxnreg\.inc",
 ]

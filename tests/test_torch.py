@@ -293,9 +293,21 @@ def test_changes_in_place_are_seen_by_autograd():
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
     mean = torch.zeros(3)
-    before = mean._version
-    ops.batch_norm(x, None, None, mean, torch.ones(3), True)
-    assert mean._version == before + 1
+    for batch_norm in (ops.batch_norm, ft.functional.batch_norm):
+        for batch in (x, x.detach()):
+            before = mean._version
+            batch_norm(batch, None, None, mean, torch.ones(3), True)
+            assert mean._version == before + 1
+
+
+def test_inference_mode():
+    x, target = torch.randn(4, 6), torch.zeros(4, dtype=torch.int64)
+    model = ft.convert(network())
+    with torch.inference_mode():
+        y = model(x)
+        assert y.is_inference()
+        close(ft.nn.CrossEntropyLoss()(y, target), F.cross_entropy(y, target))
+        ft.convert(network())(x)  # a model made here
 
 
 # ---- layers ----------------------------------------------------------------------------------

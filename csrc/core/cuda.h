@@ -87,16 +87,23 @@ struct CudaApi {
   bool (*has_kernel)(int op, bool f64);
   i64 (*workspace)(int op, bool f64, const void* args);
   CudaError (*launch)(CudaQueue queue, int op, bool f64, const void* args, void* workspace);
+  // Of a _step op, whose numbers are the same in all of `args`: as few launches as possible.
+  CudaError (*launch_list)(CudaQueue queue, int op, bool f64, const void* const* args, int count);
 
   CudaError (*allocate)(CudaQueue queue, i64 bytes, void** p);
   void (*release)(CudaQueue queue, void* p);       // once what is queued by now is done
   void (*release_after_all)(int device, void* p);  // once all the device's work is done
   i64 (*free_bytes)(int device);
+  int (*device_of)(const void* p);  // -1: no device's memory
   CudaError (*copy)(CudaQueue queue, const CudaCopy& copy);
   CudaError (*copy_indices)(CudaQueue queue, const CudaIndices& indices);
   CudaError (*store_numbers)(CudaQueue queue, const CudaNumbers& numbers);
+  // What is queued from now on comes after what the other stream has by now.
+  CudaError (*wait_for_stream)(CudaQueue queue, void* stream);
   CudaError (*wait)(CudaQueue queue);  // until what is queued by now is done
-  // Waits for all devices that were used. False if `bad` was filled in.
+  // False in *good if an index out of range is known of, which `bad` then tells; waits only then.
+  CudaError (*look)(CudaQueue queue, CudaBadIndex* bad, bool* good);
+  // The same of all devices that were used, for which it waits.
   CudaError (*synchronize)(CudaBadIndex* bad, bool* good);
 
   const CudaSteps* steps;

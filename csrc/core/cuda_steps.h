@@ -28,7 +28,9 @@ struct CudaGather {
   int inputs;
   struct {
     char* to;
-    i64 row_bytes;
+    i64 row_bytes;  // of the source
+    int widened;    // 0: copied; 4, 8: bytes to floats or doubles, times scale plus offset
+    double scale, offset;
   } each[kStepInputs];
   double* lr;
 };
@@ -55,6 +57,9 @@ struct CudaSteps {
   CudaError (*end_capture)(CudaQueue queue, void** graph);
   CudaError (*replay)(CudaQueue queue, void* graph);
   void (*forget)(int device, void* graph);
+  // Seconds that the stream takes for what is queued between the two; the second waits.
+  CudaError (*start_timer)(CudaQueue queue, void** timer);
+  CudaError (*stop_timer)(CudaQueue queue, void* timer, double* seconds);
   CudaError (*gather)(CudaQueue queue, const CudaGather& gather);
   CudaError (*conclude)(CudaQueue queue, const CudaConclude& conclude);
 };

@@ -81,9 +81,11 @@ template <class F> __device__ __forceinline__ auto shared_constants(const F& f) 
   return constants;
 }
 
-template <class T, bool aligned, class F> __device__ __forceinline__ void each_vec(i64 n, F&& f) {
-  const i64 lanes = Vec<T>::lanes, step = i64(gridDim.x) * kEachThreads * lanes;
-  for (i64 i = (i64(blockIdx.x) * kEachThreads + threadIdx.x) * lanes; i < n; i += step) {
+// By block `block` of `blocks`.
+template <class T, bool aligned, class F>
+__device__ __forceinline__ void each_vec(i64 n, i64 block, i64 blocks, F&& f) {
+  const i64 lanes = Vec<T>::lanes, step = blocks * kEachThreads * lanes;
+  for (i64 i = (block * kEachThreads + threadIdx.x) * lanes; i < n; i += step) {
     f(At<aligned>{i, n});
   }
 }
@@ -93,17 +95,21 @@ template <class T, bool aligned, class F> __device__ __forceinline__ void each_v
 template <class T, bool aligned, class F>
 __global__ void __launch_bounds__(kEachThreads, 2) each_kernel(i64 n, F f) {
   const auto constants = shared_constants(f);
-  each_vec<T, aligned>(n, [&](auto at) { f(constants, at); });
+  each_vec<T, aligned>(n, blockIdx.x, gridDim.x, [&](auto at) { f(constants, at); });
 }
 
+// aligned: all that f touches.
+template <class T, class F>
+cudaError_t each_if_aligned(const CudaCall& call, i64 n, F f, bool aligned) {
+  if (n == 0) return cudaSuccess;
+  const dim3 grid(blocks_of_vecs<T>(n, 1, kEachBlocks)), block(kEachThreads);
+  return simt::launch(aligned ? each_kernel<T, true, F> : each_kernel<T, false, F>, grid, block, 0,
+                      call.stream, n, f);
+}
 // arrays: all that f touches; null ones are not touched.
 template <class T, class F, class... Arrays>
 cudaError_t each(const CudaCall& call, i64 n, F f, Arrays... arrays) {
-  if (n == 0) return cudaSuccess;
-  const dim3 grid(blocks_of_vecs<T>(n, 1, kEachBlocks)), block(kEachThreads);
-  const bool aligned = (is_aligned(arrays) && ...);
-  return simt::launch(aligned ? each_kernel<T, true, F> : each_kernel<T, false, F>, grid, block, 0,
-                      call.stream, n, f);
+  return each_if_aligned<T>(call, n, f, (is_aligned(arrays) && ...));
 }
 
 // ---- the sum of f(constants, at), a double, over all Vecs ----------------------------------
@@ -114,7 +120,7 @@ template <class T, bool aligned, class F>
 __global__ void __launch_bounds__(kEachThreads, 2) sum_kernel(i64 n, F f, double* sums) {
   const auto constants = shared_constants(f);
   double sum = 0;
-  each_vec<T, aligned>(n, [&](auto at) { sum += f(constants, at); });
+  each_vec<T, aligned>(n, blockIdx.x, gridDim.x, [&](auto at) { sum += f(constants, at); });
   sum = block_sum<kEachThreads>(sum);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }

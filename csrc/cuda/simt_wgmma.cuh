@@ -44,26 +44,30 @@ template <int count> SIMT_DEVICE void wgmma_pin(float (&d)[count]) {
                ", keep, 1, 1" rest ";\n}" : outputs : __VA_ARGS__)
 // clang-format on
 
-// d = a b, added to d if accumulate: 64 x n = (64 x 16) (16 x n) in bf16, n = 64, 128, 192, 256.
-// Descriptors as in the PTX manual; transposed operands are MN-major.
-template <int n, int transpose_a = 0, int transpose_b = 0>
-SIMT_DEVICE void wgmma_bf16(float (&d)[n / 2], uint64_t a, uint64_t b, int accumulate = 1) {
-  static_assert(n == 64 || n == 128 || n == 192 || n == 256, "no such wrapper");
+// d = a b, added to d if accumulate: 64 x n = (64 x 16) (16 x n) in bf16 or fp16, n = 64, 128, 192,
+// 256. Descriptors as in the PTX manual; transposed operands are MN-major.
 #define SIMT_INPUTS "l"(a), "l"(b), "r"(accumulate), "n"(transpose_a), "n"(transpose_b)
-  if constexpr (n == 64)
-    SIMT_ON_SM90A(SIMT_WGMMA("m64n64k16.f32.bf16.bf16", SIMT_R0, SIMT_D0, "%32", "%33", "%34",
-                             ", %35, %36", SIMT_INPUTS));
-  else if constexpr (n == 128)
-    SIMT_ON_SM90A(SIMT_WGMMA("m64n128k16.f32.bf16.bf16", SIMT_R1, SIMT_D1, "%64", "%65", "%66",
-                             ", %67, %68", SIMT_INPUTS));
-  else if constexpr (n == 192)
-    SIMT_ON_SM90A(SIMT_WGMMA("m64n192k16.f32.bf16.bf16", SIMT_R2, SIMT_D2, "%96", "%97", "%98",
-                             ", %99, %100", SIMT_INPUTS));
-  else
-    SIMT_ON_SM90A(SIMT_WGMMA("m64n256k16.f32.bf16.bf16", SIMT_R3, SIMT_D3, "%128", "%129", "%130",
-                             ", %131, %132", SIMT_INPUTS));
+#define SIMT_WGMMA_16(name, type)                                                                 \
+  template <int n, int transpose_a = 0, int transpose_b = 0>                                      \
+  SIMT_DEVICE void name(float (&d)[n / 2], uint64_t a, uint64_t b, int accumulate = 1) {          \
+    static_assert(n == 64 || n == 128 || n == 192 || n == 256, "no such wrapper");                \
+    if constexpr (n == 64)                                                                        \
+      SIMT_ON_SM90A(SIMT_WGMMA("m64n64k16.f32." type "." type, SIMT_R0, SIMT_D0, "%32", "%33",    \
+                               "%34", ", %35, %36", SIMT_INPUTS));                                \
+    else if constexpr (n == 128)                                                                  \
+      SIMT_ON_SM90A(SIMT_WGMMA("m64n128k16.f32." type "." type, SIMT_R1, SIMT_D1, "%64", "%65",   \
+                               "%66", ", %67, %68", SIMT_INPUTS));                                \
+    else if constexpr (n == 192)                                                                  \
+      SIMT_ON_SM90A(SIMT_WGMMA("m64n192k16.f32." type "." type, SIMT_R2, SIMT_D2, "%96", "%97",   \
+                               "%98", ", %99, %100", SIMT_INPUTS));                               \
+    else                                                                                          \
+      SIMT_ON_SM90A(SIMT_WGMMA("m64n256k16.f32." type "." type, SIMT_R3, SIMT_D3, "%128", "%129", \
+                               "%130", ", %131, %132", SIMT_INPUTS));                             \
+  }
+SIMT_WGMMA_16(wgmma_bf16, "bf16")
+SIMT_WGMMA_16(wgmma_fp16, "f16")
+#undef SIMT_WGMMA_16
 #undef SIMT_INPUTS
-}
 
 // The same of (64 x 8) (8 x n) in tf32, both operands K-major: there is no transposed form.
 template <int n>

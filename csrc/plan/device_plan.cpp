@@ -1,6 +1,7 @@
 #include "device_plan.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include <algorithm>
 #include <chrono>
@@ -24,21 +25,19 @@ DevicePlan::DevicePlan(std::shared_ptr<Device> device, const Plan& plan,
                        const std::vector<HostMemory>& constants,
                        const std::vector<HostMemory>& numbers, const Clock& clock)
     : device_(std::move(device)), state_(std::move(state)), arena_(std::move(arena)),
-      constants_(device_), calls_(plan.calls), commit_(plan.commit), numbers_(numbers),
-      clock_(state_->block(&clock)), run_(device_, sizeof(CudaRun)) {
+      constants_(device_), numbers_(numbers), clock_(state_->block(&clock)),
+      run_(device_, sizeof(CudaRun)) {
   if (plan.inputs.empty() || plan.inputs.size() > kStepInputs || numbers.size() > kStepRecords)
     throw std::invalid_argument("DevicePlan: too many or too few inputs or numbers");
   if (!clock_) throw std::invalid_argument("DevicePlan: the clock is not on the device");
   take_constants(constants);
-  for (Call& call : calls_) translate(call, *plan.arena);
   char* ticks = clock_->data();
   gather_ = {reinterpret_cast<CudaRun*>(run_.data()),
              plan.inputs[0].rows,
              static_cast<int>(plan.inputs.size()),
              {},
              reinterpret_cast<double*>(ticks + offsetof(Clock, lr))};
-  for (size_t i = 0; i < plan.inputs.size(); i++)
-    gather_.each[i] = {translated(plan.inputs[i].data, *plan.arena), plan.inputs[i].row_bytes};
+  take_calls(plan);
   conclude_ = {reinterpret_cast<CudaRun*>(run_.data()),
                reinterpret_cast<i64*>(ticks + offsetof(Clock, updates)),
                reinterpret_cast<double*>(ticks + offsetof(Clock, step)),
@@ -57,6 +56,46 @@ DevicePlan::DevicePlan(std::shared_ptr<Device> device, const Plan& plan,
 DevicePlan::~DevicePlan() {
   for (void* graph : graphs_)
     if (graph) device_->steps().forget(device_->queue.device, graph);
+}
+
+// ---- calls ---------------------------------------------------------------------------------
+
+// Whether the first call rescales all of the input, and nobody else reads it.
+static bool is_rescaled(const Input& input, const std::vector<Call>& calls) {
+  const char *begin = input.data, *end = begin + input.rows * input.row_bytes;
+  if (calls.empty() || calls[0].op->id != op_rescale || calls[0].slots[1].p != begin) return false;
+  for (size_t c = 1; c < calls.size(); c++)
+    for (const Field& f : calls[c].op->fields)
+      for (int slot = f.slot; slot < f.slot + addresses(f); slot++) {
+        const char* p = static_cast<const char*>(calls[c].slots[slot].p);
+        if (p >= begin && p < end && !f.is_result()) return false;
+      }
+  return calls[0].slots[0].i == input.rows * input.row_bytes;
+}
+
+void DevicePlan::take_calls(const Plan& plan) {
+  std::vector<Call> calls = plan.calls;
+  const bool rescaled = is_rescaled(plan.inputs[0], calls);
+  for (size_t i = 0; i < plan.inputs.size(); i++)
+    gather_.each[i] = {translated(plan.inputs[i].data, *plan.arena), plan.inputs[i].row_bytes, 0, 0,
+                       0};
+  if (rescaled) {
+    rescale_args<float> r;  // those of double have the same slots
+    memcpy(&r, calls[0].slots, sizeof r);
+    gather_.each[0] = {translated(r.y, *plan.arena), plan.inputs[0].row_bytes, calls[0].f64 ? 8 : 4,
+                       r.scale, r.offset};
+    calls.erase(calls.begin());
+  }
+  const size_t commit = plan.commit - rescaled;
+  for (const Stage& stage : stages_of(calls, commit)) {
+    calls_.push_back(whole_call(stage, calls));
+    if (stage.at < commit) commit_ = calls_.size();
+    if (stage.rescale != Stage::kNone) {
+      const double* scale = &calls[stage.rescale].slots[2].d;  // and the offset behind it
+      constants_.add(scale, 2 * sizeof *scale).upload(scale, 2 * sizeof *scale);
+    }
+    translate(calls_.back(), *plan.arena);
+  }
 }
 
 // ---- addresses -----------------------------------------------------------------------------
@@ -215,20 +254,29 @@ void DevicePlan::finish(const Steps& s, i64 done) {
   if (s.update) s.clock->set(s.clock->updates + done);
 }
 
+i64 DevicePlan::stretch(const Steps& s, i64 count) {
+  void* timer = nullptr;
+  if (s.seconds) device_->check(device_->steps().start_timer(device_->queue, &timer));
+  i64 done = 0;
+  while (done < count && one_step(s)) done++;
+  if (!s.seconds) return done;
+  double seconds = 0;
+  device_->check(device_->steps().stop_timer(device_->queue, timer, &seconds));
+  *s.seconds += seconds;
+  return done;
+}
+
 // Signals are looked for after stretches of at least 20 ms, for which the host must wait.
 i64 DevicePlan::run(const Steps& s) {
   prepare(s);
-  i64 done = 0, stretch = 1;
+  i64 done = 0, length = s.interrupted ? 1 : s.count;
   for (bool stop = false; done < s.count && !stop;) {
     const auto begin = std::chrono::steady_clock::now();
-    const i64 end = std::min(done + stretch, s.count);
-    while (done < end && !stop) {
-      stop = !one_step(s);
-      done += !stop;
-    }
-    if (stop || done == s.count || !s.interrupted) break;
+    const i64 asked = std::min(length, s.count - done), got = stretch(s, asked);
+    done += got;
+    if (got < asked || done == s.count) break;
     device_->check(device_->api.wait(device_->queue));
-    if (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(20)) stretch *= 2;
+    if (std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(20)) length *= 2;
     stop = s.interrupted();
   }
   finish(s, done);

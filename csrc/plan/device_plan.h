@@ -1,6 +1,8 @@
-// A recorded step on a GPU: its calls with device addresses, captured into graphs and replayed. The
-// learning rate, the rows of the batch and the numbers that are noted come from device memory, so
-// that the host queues whole runs of steps and waits once, at the end.
+// A recorded step on a GPU: its calls with device addresses, captured into graphs and replayed. A
+// product does relu_backward and column_sum on its way as on the CPU (fuse.h), and a rescale of the
+// samples is part of taking the batch's rows. The learning rate, the rows of the batch and the
+// numbers that are noted come from device memory, so that the host queues whole runs of steps and
+// waits once, at the end.
 #pragma once
 #include <optional>
 
@@ -26,7 +28,7 @@ class DevicePlan {
              const std::vector<HostMemory>& numbers, const Clock& clock);
   ~DevicePlan();
 
-  // As Plan::run, with sources in device memory.
+  // As Plan::run, with sources in device memory; of `seconds` the first is that of the device.
   i64 run(const Steps& steps);
   void read(const void* result, void* to, i64 bytes) const;  // of the last step
 
@@ -38,7 +40,7 @@ class DevicePlan {
   std::shared_ptr<Mirror> state_, arena_;
   Mirror constants_;
   std::vector<Call> calls_;  // with device addresses
-  size_t commit_;
+  size_t commit_ = 0;
   CudaGather gather_{};
   CudaConclude conclude_{};
   std::vector<HostMemory> numbers_;  // in the order of conclude_
@@ -52,6 +54,7 @@ class DevicePlan {
   std::optional<DeviceBlock> workspace_, columns_;  // columns_: rates, then what is noted
   void* graphs_[parts] = {};
 
+  void take_calls(const Plan& plan);
   char* translated(const void* host, const Arena& arena);
   void translate(Call& call, const Arena& arena);
   void take_constants(const std::vector<HostMemory>& constants);
@@ -62,7 +65,8 @@ class DevicePlan {
   void queue_copies(bool back);
   void replay(Part part);
   void prepare(const Steps& steps);
-  bool one_step(const Steps& steps);  // false: the guard ended it
+  i64 stretch(const Steps& steps, i64 count);  // steps done, fewer if the guard ended one
+  bool one_step(const Steps& steps);           // false: the guard ended it
   void finish(const Steps& steps, i64 done);
 };
 

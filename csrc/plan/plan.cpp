@@ -9,6 +9,7 @@
 
 #include "../core/permutation.h"
 #include "../core/threads.h"
+#include "blocks.h"
 #include "in_turn.h"
 
 namespace fnn {
@@ -120,10 +121,10 @@ void Plan::finish() {
             input.patches.push_back({c, slot, offset});
         }
       }
-  separate_ = stages_of(calls, commit);
+  separate_ = grouped(stages_of(calls, commit), calls);
   body_ = 0;
   while (body_ < separate_.size() && separate_[body_].at < commit) body_++;
-  fused_ = fused_stages(calls, commit);
+  fused_ = grouped(fused_stages(calls, commit), calls);
   norms_ = allocate(static_cast<size_t>(norms(fused_)) * sizeof(double));
 }
 

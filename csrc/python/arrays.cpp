@@ -68,6 +68,7 @@ Library library_of(PyObject* object) {
   if (root == "torch") return Library::torch;
   if (root == "jaxlib" || root == "jax") return Library::jax;
   if (root == "cupy") return Library::cupy;
+  if (root == "numba") return Library::numba;
   return Library::dlpack;
 }
 
@@ -116,10 +117,19 @@ void check_torch(PyObject* object, const char* op, const char* name) {
         " requires grad, which these functions don't record; use fastnn.torch, or .detach()");
 }
 
-[[noreturn]] void unreadable(const char* op, const char* name, const py::error_already_set& why) {
-  if (!why.matches(PyExc_Exception)) throw;  // a KeyboardInterrupt, which came meanwhile
-  throw py::type_error(std::string(op) + ": " + name +
-                       " can't be read through DLPack: " + why.what());
+[[noreturn]] void unreadable(const char* op, const char* name, const std::exception& why,
+                             const char* protocol = "DLPack") {
+  const auto* raised = dynamic_cast<const py::error_already_set*>(&why);
+  if (raised && !raised->matches(PyExc_Exception))
+    throw;  // a KeyboardInterrupt, which came meanwhile
+  throw py::type_error(std::string(op) + ": " + name + " can't be read through " + protocol + ": " +
+                       why.what());
+}
+
+[[noreturn]] void not_usable(const char* op, const char* name, PyObject* object,
+                             const std::string& where, const char* why) {
+  raise("DeviceError", std::string(op) + ": " + name + " (" + describe(object) + ") is on " +
+                           where + ", but " + why);
 }
 
 // The number of the CUDA device that an array lies on; -1: the CPU.
@@ -134,10 +144,10 @@ int find_device(PyObject* object, const char* op, const char* name) {
   const bool cuda = type == kDLCUDA || type == kDLCUDAManaged;
   const char* why_not = cuda ? why_not_cuda(number) : "there are kernels for CPUs and CUDA";
   if (!why_not) return number;
-  raise("DeviceError", std::string(op) + ": " + name + " (" + describe(object) + ") is on " +
-                           (cuda ? "cuda:" + std::to_string(number)
-                                 : "device type " + std::to_string(type) + " of DLPack") +
-                           ", but " + why_not);
+  not_usable(op, name, object,
+             cuda ? "cuda:" + std::to_string(number)
+                  : "device type " + std::to_string(type) + " of DLPack",
+             why_not);
 }
 
 // What is queued for the array comes before what its library's current stream does next: with
@@ -151,9 +161,61 @@ py::object capsule_of(PyObject* object, const View& view) {
       object, "__dlpack__")(py::arg("stream") = known ? -1 : static_cast<int>(kDefaultStream));
 }
 
+// NumPy's text for a type, as "<f4".
+DType find_dtype(const std::string& typestr) {
+  if (typestr.size() < 3 || typestr[0] == '>') return DType::other;
+  const size_t size = static_cast<size_t>(atoi(typestr.c_str() + 2));
+  switch (typestr[1]) {
+    case 'f': return find_dtype(kDLFloat, size);
+    case 'i': return find_dtype(kDLInt, size);
+    case 'u': return find_dtype(kDLUInt, size);
+    case 'b': return find_dtype(kDLBool, size);
+    default: return DType::other;
+  }
+}
+
+// The CUDA array interface, version 3: a dict of what there is.
+void read_interface(const py::dict& facts, View& view) {
+  const py::tuple shape = facts["shape"], data = facts["data"];
+  view.ndim = static_cast<int>(std::min(shape.size(), size_t{kMaxAxes + 1}));
+  view.data = reinterpret_cast<char*>(data[0].cast<uintptr_t>());
+  view.writeable = !data[1].cast<bool>();
+  view.dtype = find_dtype(facts["typestr"].cast<std::string>());
+  const auto given = [&](const char* key) { return facts.contains(key) && !facts[key].is_none(); };
+  if (view.ndim > kMaxAxes) return;
+  for (int i = 0; i < view.ndim; i++) view.shape[i] = shape[static_cast<size_t>(i)].cast<i64>();
+  if (given("strides")) {
+    const py::tuple strides = facts["strides"];
+    for (int i = 0; i < view.ndim; i++)
+      view.strides[i] = strides[static_cast<size_t>(i)].cast<i64>();
+  } else if (view.dtype != DType::other) {
+    c_strides(view.shape, view.ndim, item_size(view.dtype), view.strides);
+  }
+  if (given("stream")) view.stream = reinterpret_cast<void*>(facts["stream"].cast<uintptr_t>());
+  if (given("mask")) throw py::value_error("it has a mask, which would be lost");
+}
+
+void view_interface(PyObject* object, View& view, const char* op, const char* name) {
+  view.library = library_of(object);
+  if (view.library == Library::dlpack) view.library = Library::interface;
+  view.object = object;
+  try {
+    read_interface(py::getattr(object, "__cuda_array_interface__"), view);
+  } catch (std::exception& e) { unreadable(op, name, e, "__cuda_array_interface__"); }
+  if (view.ndim > kMaxAxes)
+    raise("ShapeError", std::string(op) + ": " + name + " has more than 32 dimensions");
+  if (const char* why_not = why_not_cuda(0)) not_usable(op, name, object, "a GPU", why_not);
+  view.device = view.data ? cuda().device_of(view.data) : 0;
+  if (view.device < 0)
+    throw py::value_error(std::string(op) + ": " + name + " is not in the memory of a GPU");
+}
+
 void view_dlpack(PyObject* object, View& view, const char* op, const char* name) {
-  if (!PyObject_HasAttrString(object, "__dlpack__"))
+  if (!PyObject_HasAttrString(object, "__dlpack__")) {
+    if (PyObject_HasAttrString(object, "__cuda_array_interface__"))
+      return view_interface(object, view, op, name);
     refuse(op, name, object, PySequence_Check(object) ? "; use numpy.asarray" : "");
+  }
   view.library = library_of(object);
   if (view.library == Library::torch) check_torch(object, op, name);
   view.device = find_device(object, op, name);
@@ -204,7 +266,8 @@ PyObject* numpy_descr(DType dtype) {
 }  // namespace
 
 const char* name_of(Library library) {
-  const char* names[] = {"none", "NumPy", "PyTorch", "JAX", "CuPy", "DLPack"};
+  const char* names[] = {"none", "NumPy", "PyTorch", "JAX",
+                         "CuPy", "Numba", "DLPack",  "__cuda_array_interface__"};
   return names[static_cast<int>(library)];
 }
 
@@ -345,6 +408,20 @@ py::object new_export(DType dtype, const i64* shape, int ndim, void** data) {
   return capsule;
 }
 
+// Memory with the CUDA array interface alone.
+static py::object cuda_array(const py::object& capsule) {
+  const DLTensor& t =
+      static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->dl_tensor;
+  py::tuple shape(t.ndim);
+  for (int i = 0; i < t.ndim; i++) shape[static_cast<size_t>(i)] = t.shape[i];
+  const char kinds[] = "iuf.V.b";  // by DLPack's code
+  const int item = t.dtype.bits / 8;
+  const std::string typestr =
+      std::string(item == 1 ? "|" : "<") + kinds[t.dtype.code] + std::to_string(item);
+  return py::module_::import("fastnn._dlpack")
+      .attr("CudaArray")(capsule, shape, typestr, reinterpret_cast<uintptr_t>(t.data));
+}
+
 py::object import_array(Library library, PyObject* like, const py::object& capsule, int device) {
   py::object holder =
       py::module_::import("fastnn._dlpack")
@@ -352,6 +429,9 @@ py::object import_array(Library library, PyObject* like, const py::object& capsu
   switch (library) {
     case Library::torch: return py::module_::import("torch").attr("from_dlpack")(holder);
     case Library::jax: return py::module_::import("jax.dlpack").attr("from_dlpack")(holder);
+    case Library::numba:
+      return py::module_::import("numba.cuda").attr("as_cuda_array")(cuda_array(capsule));
+    case Library::interface: return cuda_array(capsule);
     default: return py::getattr(like, "__array_namespace__")().attr("from_dlpack")(holder);
   }
 }

@@ -1,5 +1,6 @@
 // Arrays of any library, seen as pointer, type, shape and strides; and results made as arrays of
-// the caller's library. NumPy is read straight from its object, everything else through DLPack.
+// the caller's library. NumPy is read straight from its object, everything else through DLPack, or
+// through __cuda_array_interface__ where there is no DLPack.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -31,7 +32,7 @@ enum class DType : u8 {
   boolean,
   other
 };
-enum class Library : u8 { none, numpy, torch, jax, cupy, dlpack };
+enum class Library : u8 { none, numpy, torch, jax, cupy, numba, dlpack, interface };
 
 const char* name_of(Library library);
 const char* name_of(DType dtype);  // NumPy's
@@ -44,7 +45,8 @@ struct View {
   DType dtype = DType::other;
   Library library = Library::none;
   bool writeable = true;
-  int device = -1;  // number of the CUDA device; -1: the CPU
+  int device = -1;         // number of the CUDA device; -1: the CPU
+  void* stream = nullptr;  // after whose work the contents are there, if they may not be yet
   int ndim = 0;
   i64 shape[kMaxAxes];
   i64 strides[kMaxAxes];       // bytes

@@ -67,6 +67,7 @@ void Binder::bind() {
     throw py::value_error(op_.name + ": " + fill_in(op_, call.slots, text));
   if (on_device() && !cuda().has_kernel(op_.id, call.f64))
     raise("DeviceError", op_.name + ": there is no CUDA kernel for it yet");
+  if (on_device()) look_for_bad_index(queue_, op_.name);
   bind_results();
   check_overlaps();
   // Only now, when nothing can be refused any more, may memory of the caller be copied.
@@ -109,6 +110,19 @@ void Binder::launch() {
     error = cuda().launch(queue_, op_.id, call.f64, call.slots, workspace.get());
   }
   check_cuda(error, op_.name, queue_.device);
+}
+
+void Binder::launch(const std::vector<std::unique_ptr<Binder>>& list) {
+  const Binder& first = *list[0];
+  std::vector<const void*> args;
+  for (const auto& binder : list) args.push_back(binder->call.slots);
+  CudaError error;
+  {
+    Unlocked unlocked;
+    error = cuda().launch_list(first.queue_, first.op_.id, first.call.f64, args.data(),
+                               static_cast<int>(args.size()));
+  }
+  check_cuda(error, first.op_.name, first.queue_.device);
 }
 
 // ---- numbers -------------------------------------------------------------------------------
@@ -188,7 +202,8 @@ void Binder::bind_number(int i) {
 bool Binder::bind_device_number(int i) {
   PyObject* value = values[i];
   if (PyFloat_Check(value) || PyLong_Check(value) || recorder ||
-      !PyObject_HasAttrString(value, "__dlpack_device__"))
+      !(PyObject_HasAttrString(value, "__dlpack_device__") ||
+        PyObject_HasAttrString(value, "__cuda_array_interface__")))
     return false;
   const Field& f = op_.fields[i];
   View& v = views_[i];
@@ -329,6 +344,8 @@ void Binder::take_library(const Field& f, const View& v) {
                           " but the arrays before it are on " + device_text(queue_.device) +
                           "; all arrays of one call are on one device");
   }
+  if (v.stream && v.stream != queue_.stream)
+    check_cuda(cuda().wait_for_stream(queue_, v.stream), op_.name, v.device);
 }
 
 void Binder::take_type(int i) {
@@ -733,7 +750,10 @@ void Binder::check_overlaps() const {
 py::object Binder::finish() {
   for (const Temporary& t : temporaries_)
     if (t.copy_back) copy(t, true);
-  if (on_device() && !orders_memory(library_)) wait_for(queue_, op_.name);
+  if (on_device() && !orders_memory(library_)) {
+    wait_for(queue_, op_.name);
+    look_for_bad_index(queue_, op_.name);
+  }
   auto value = [this](Result& r) -> py::object {
     if (r.exported) return import_array(library_, like_, r.array, queue_.device);
     if (!r.scalar) return std::move(r.array);

@@ -28,11 +28,13 @@ class Binder {
 
   const Binder* numbers_of = nullptr;  // another call with the same numbers, already bound
 
-  void bind();                                  // checks everything, allocates everything
-  void launch();                                // queues a call that on_device()
+  void bind();    // checks everything, allocates everything
+  void launch();  // queues a call that on_device()
+  static void launch(const std::vector<std::unique_ptr<Binder>>& list);  // of a _step op
   py::object finish();                          // after the run: copies back, returns the results
   int device() const { return queue_.device; }  // -1: the CPU
   bool on_device() const { return device() >= 0; }
+  Library library() const { return library_; }
   const View& view(int field) const { return views_[field]; }  // object null: not given
 
   Call call;

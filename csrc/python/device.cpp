@@ -81,6 +81,16 @@ py::dict cuda_facts() {
   return facts;
 }
 
+[[noreturn]] void raise_bad_index(const CudaBadIndex& bad) {
+  const OpInfo& op = all_ops()[static_cast<size_t>(bad.op)];
+  const std::string index = std::to_string(bad.index), row = std::to_string(bad.row);
+  const std::string valid = "; valid 0.." + std::to_string(bad.limit - 1);
+  for (const Field& f : op.fields)
+    if (f.kind == Kind::in && f.type == Type::i64)
+      throw py::index_error(op.name + ": " + f.name + ": " + index + " at position " + row + valid);
+  raise("LabelError", op.name + ": label " + index + " at row " + row + valid);
+}
+
 void synchronize() {
   const Found* now = found.load();
   if (!now || !now->api) return;
@@ -92,14 +102,7 @@ void synchronize() {
     error = now->api->synchronize(&bad, &good);
   }
   check_cuda(error, "synchronize", 0);
-  if (good) return;
-  const OpInfo& op = all_ops()[static_cast<size_t>(bad.op)];
-  const std::string index = std::to_string(bad.index), row = std::to_string(bad.row);
-  const std::string valid = "; valid 0.." + std::to_string(bad.limit - 1);
-  for (const Field& f : op.fields)
-    if (f.kind == Kind::in && f.type == Type::i64)
-      throw py::index_error(op.name + ": " + f.name + ": " + index + " at position " + row + valid);
-  raise("LabelError", op.name + ": label " + index + " at row " + row + valid);
+  if (!good) raise_bad_index(bad);
 }
 
 bool is_out_of_memory(const py::error_already_set& e) {
@@ -194,6 +197,13 @@ void out_of_memory(const std::string& op, int device, i64 bytes) {
                                 std::to_string(cuda().free_bytes(device)) + " free");
 }
 
+void look_for_bad_index(CudaQueue queue, const std::string& op) {
+  CudaBadIndex bad;
+  bool good = true;
+  check_cuda(cuda().look(queue, &bad, &good), op, queue.device);
+  if (!good) raise_bad_index(bad);
+}
+
 void raise_cuda(const CudaError& error, const std::string& op, int device) {
   const std::string reason = std::string(error.text) + " (" + error.name + ")";
   switch (error.kind) {
@@ -246,8 +256,9 @@ void add_device(py::module_& m) {
         "Use this build of the CUDA kernels; None: the usual.");
   m.def("synchronize", synchronize,
         "Wait until all GPUs have done the work of fastnn's calls.\n\nRaises\n------\n"
-        "fastnn.LabelError\n    If a class index in device memory was out of range since the last "
-        "time.\nfastnn.DeviceError\n    If a GPU failed.");
+        "fastnn.LabelError\n    If a class index in device memory was out of range and no call has "
+        "told so yet.\nIndexError\n    If a row number was.\nfastnn.DeviceError\n    If a GPU "
+        "failed.");
 }
 
 }  // namespace fnn

@@ -193,8 +193,8 @@ struct PyDevicePlan {
   i64 run(const std::vector<PyDeviceArray>& sources, Asked asked) {
     auto& source = recorded.cast<PyPlan&>();
     InUse plan_in_use(&source.busy), clock_in_use(asked.clock ? &asked.clock->busy : nullptr);
-    if (sources.size() != row_bytes.size() || asked.seconds)
-      throw py::value_error("DevicePlan.run: one source per input, and no seconds");
+    if (sources.size() != row_bytes.size() || (asked.seconds && asked.seconds->size() != 1))
+      throw py::value_error("DevicePlan.run: one source per input, one element of seconds");
     Steps s = asked.checked(*source.state.plan, sources[0].shape[0]);
     std::vector<Source> checked;
     for (size_t i = 0; i < sources.size(); i++) {
@@ -204,6 +204,7 @@ struct PyDevicePlan {
       checked.push_back({sources[i].data, true});
     }
     s.sources = checked.data();
+    if (asked.seconds) s.seconds = asked.seconds->mutable_data();
     const i64 done = alone(*device, [&] { return plan->run(s); });
     if (PyErr_Occurred()) throw py::error_already_set();
     return done;
@@ -262,7 +263,9 @@ void add_device_plan(py::module_& m) {
                     const PyClock&>(),
            py::arg("device"), py::arg("arena"), py::arg("plan"), py::arg("numbers"),
            py::arg("clock"), "`numbers`: the 0-d results that run() may record.");
-  def_run<PyDeviceArray>(plan, "As Plan.run, on sources in the device's memory.");
+  def_run<PyDeviceArray>(plan,
+                         "As Plan.run, on sources in the device's memory. To the element of "
+                         "`seconds` the device's time is added.");
   plan.def("read", &PyDevicePlan::read, py::arg("result"), "Value of a result of the last step.");
 }
 

@@ -132,6 +132,20 @@ std::vector<py::object> own_lists(const PyOp& op, Values& values) {
   return owned;
 }
 
+// What holds for the arrays of one element holds for all.
+void require_alike(const OpInfo& op, const Binder& first, const Binder& other, Py_ssize_t j) {
+  const std::string which = op.name + ": param[" + std::to_string(j) + "] ";
+  if (other.library() != first.library())
+    throw py::type_error(which + "is an array of " + name_of(other.library()) + " but [0] is of " +
+                         name_of(first.library()) +
+                         "; all arrays of one call come from one library");
+  if (other.device() != first.device())
+    throw py::value_error(which +
+                          "is on another device than [0]; all arrays of one call are on one");
+  if (other.call.f64 != first.call.f64)
+    raise("DTypeError", which + "has another type than [0]; all arrays of one call have one type");
+}
+
 py::object call_lists(const PyOp& op, Values& values) {
   const OpInfo& info = *op.info;
   std::vector<py::object> owned = own_lists(op, values);
@@ -157,14 +171,7 @@ py::object call_lists(const PyOp& op, Values& values) {
     }
     if (j) binder->numbers_of = binders[0].get();
     binder->bind();
-    if (j && binder->device() != binders[0]->device())
-      throw py::value_error(info.name + ": " + info.fields[op.parameters[0]].name + "[" +
-                            std::to_string(j) +
-                            "] is on another device than [0]; all arrays of one call are on one");
-    if (j && binder->call.f64 != binders[0]->call.f64)
-      raise("DTypeError", info.name + ": " + info.fields[op.parameters[0]].name + "[" +
-                              std::to_string(j) +
-                              "] has another type than [0]; all arrays of one call have one type");
+    if (j) require_alike(info, *binders[0], *binder, j);
     binders.push_back(std::move(binder));
   }
   refuse_shared(info, binders);
@@ -173,7 +180,7 @@ py::object call_lists(const PyOp& op, Values& values) {
   if (recorder)
     for (const Call& call : calls) recorder->plan->add(info, call.f64, call.slots);
   else if (!binders.empty() && binders[0]->on_device())
-    for (auto& binder : binders) binder->launch();
+    Binder::launch(binders);
   else
     run(calls);
   for (auto& binder : binders) binder->finish();
@@ -269,7 +276,11 @@ std::string documentation(const PyOp& op) {
       "\nRaises\n------\nfastnn.DTypeError, fastnn.ShapeError, ValueError, TypeError\n    Before "
       "anything is written.\n";
   if (op.info->find("ignore_index"))
-    text += "fastnn.LabelError\n    A class index outside 0 .. c - 1 that is not ignore_index.\n";
+    text +=
+        "fastnn.LabelError\n    A class index outside 0 .. c - 1 that is not ignore_index. On a "
+        "GPU, "
+        "where nothing\n    waits, its row's loss is NaN, and a later call or fastnn.synchronize() "
+        "raises.\n";
   return text;
 }
 

@@ -284,6 +284,9 @@ void add_plan(py::module_& m) {
           "The loss; without `lr` there is no update. None, with nothing changed, for arrays that "
           "are not just as the plan's inputs, a label out of range, or a step that `guard` ended.");
   m.def(
+      "is_recording", [] { return recorder != nullptr; },
+      "Whether ops called on this thread are recorded instead of run.");
+  m.def(
       "permutation",
       [](i64 n, u64 seed, u64 epoch) {
         py::array_t<i64> order(n);

@@ -1,4 +1,4 @@
-"""The operators as functions: ``torch.ops.fastnn``, past autograd where nothing needs it.
+"""The operators as functions: ``torch.ops.fastnn``, by the shortest way.
 
 The arguments are those that ``help`` shows, as in `fastnn.torch.schemas`.
 """
@@ -8,21 +8,27 @@ from typing import Any
 
 import torch
 
-from fastnn.torch import library  # registers the operators
+from fastnn.torch.gradients import GRADIENTS
+from fastnn.torch.schemas import plain
 
-__all__ = [*library.differentiable]
+__all__ = [*GRADIENTS]
 
 
 def _function(name: str) -> Callable[..., Any]:
-    op = getattr(torch.ops.fastnn, name).default
+    op, kernel, differentiable = (
+        getattr(torch.ops.fastnn, name).default,
+        plain(name),
+        GRADIENTS[name].apply,
+    )
+    is_compiling, autocasts = torch.compiler.is_compiling, torch._C._is_any_autocast_enabled
     grad_enabled, any_requires_grad = torch.is_grad_enabled, torch._C._any_requires_grad
-    is_compiling, below = torch.compiler.is_compiling, torch._C._AutoDispatchBelowAutograd
 
     def function(*arguments: Any, **keywords: Any) -> Any:
-        if is_compiling() or (grad_enabled() and any_requires_grad(*arguments, **keywords)):
+        if is_compiling() or keywords or autocasts():
             return op(*arguments, **keywords)
-        with below():
-            return op(*arguments, **keywords)
+        if grad_enabled() and any_requires_grad(*arguments):
+            return differentiable(*arguments)
+        return kernel(*arguments)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"``torch.ops.fastnn.{name}``\n\n{op._schema}"

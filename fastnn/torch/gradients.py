@@ -10,10 +10,16 @@ from typing import Any
 
 import torch
 
-from fastnn.torch.schemas import ACTIVATIONS
+from fastnn.torch.schemas import ACTIVATIONS, plain
 
 Tensor = Any
-ops = torch.ops.fastnn
+linear, linear_preactivation, linear_backward = map(
+    plain, ("linear", "linear_preactivation", "linear_backward")
+)
+softmax_cross_entropy = plain("softmax_cross_entropy")
+layer_norm, layer_norm_backward = plain("layer_norm"), plain("layer_norm_backward")
+batch_norm, batch_norm_backward = plain("batch_norm"), plain("batch_norm_backward")
+activation_backward = {name: plain(f"{name}_backward") for name in ACTIVATIONS}
 ONCE = "fastnn's operators can be differentiated once, without create_graph"
 
 
@@ -41,8 +47,8 @@ class Linear(torch.autograd.Function):
         ctx.activation = activation
         if activation is None:
             ctx.save_for_backward(x, weight)
-            return ops.linear.default(x, weight, bias)
-        y, preactivation = ops.linear_preactivation.default(x, weight, bias, activation)
+            return linear(x, weight, bias)
+        y, preactivation = linear_preactivation(x, weight, bias, activation)
         ctx.save_for_backward(x, weight, preactivation)
         return y
 
@@ -51,9 +57,9 @@ class Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight, *preactivation = ctx.saved_tensors
         if preactivation:
-            dy = getattr(ops, f"{ctx.activation}_backward").default(dy, *preactivation)
+            dy = activation_backward[ctx.activation](dy, *preactivation)
         needs = (*ctx.needs_input_grad, False)[:3]  # there may be no bias
-        return *_needed(ops.linear_backward.default(dy, x, weight, *needs), needs), None
+        return *_needed(linear_backward(dy, x, weight, *needs), needs), None
 
 
 class CrossEntropy(torch.autograd.Function):
@@ -68,9 +74,7 @@ class CrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         if any(ctx.needs_input_grad[1:3]):
             raise RuntimeError("cross_entropy: there is no gradient of target or weight")
-        loss, dlogits = ops.softmax_cross_entropy.default(
-            logits, target, weight, reduction, *numbers
-        )
+        loss, dlogits = softmax_cross_entropy(logits, target, weight, reduction, *numbers)
         ctx.save_for_backward(dlogits)
         return loss
 
@@ -84,7 +88,7 @@ class CrossEntropy(torch.autograd.Function):
 class LayerNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Any, bias: Any, *eps: float) -> Any:
-        y, mean, rstd = ops.layer_norm.default(x, weight, bias, *eps)
+        y, mean, rstd = layer_norm(x, weight, bias, *eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.mark_non_differentiable(mean, rstd)
         ctx.set_materialize_grads(False)
@@ -95,7 +99,7 @@ class LayerNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Any, *unused: Any) -> Any:
         if dy is None:
             return (None,) * 4
-        grads = ops.layer_norm_backward.default(dy, *ctx.saved_tensors)
+        grads = layer_norm_backward(dy, *ctx.saved_tensors)
         return *_needed(grads, ctx.needs_input_grad), None
 
 
@@ -112,7 +116,7 @@ class BatchNorm(torch.autograd.Function):
         *numbers: float,
     ) -> Any:
         running = running_mean, running_var
-        y, mean, rstd = ops.batch_norm.default(x, weight, bias, *running, training, *numbers)
+        y, mean, rstd = batch_norm(x, weight, bias, *running, training, *numbers)
         ctx.training = training
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.mark_non_differentiable(mean, rstd)
@@ -124,13 +128,13 @@ class BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, dy: Any, *unused: Any) -> Any:
         if dy is None:
             return (None,) * 8
-        grads = ops.batch_norm_backward.default(dy, *ctx.saved_tensors, ctx.training)
+        grads = batch_norm_backward(dy, *ctx.saved_tensors, ctx.training)
         return *_needed(grads, ctx.needs_input_grad), *(None,) * 5
 
 
 def _unary(name: str, of_output: bool) -> type[Any]:
     """Of an operator with one tensor and numbers, whose gradient needs x, or else y."""
-    run, differentiate = getattr(ops, name).default, getattr(ops, f"{name}_backward").default
+    run, differentiate = plain(name), plain(f"{name}_backward")
 
     class Unary(torch.autograd.Function):
         @staticmethod
@@ -153,13 +157,12 @@ def _needed(grads: Any, needs: Any) -> tuple[Any, ...]:
     return tuple(grad if need else None for grad, need in zip(grads, needs, strict=False))
 
 
-def gradients() -> dict[str, type[Any]]:
-    """By operator; the others have no gradient."""
-    return {
-        "linear": Linear,
-        "cross_entropy": CrossEntropy,
-        "layer_norm": LayerNorm,
-        "batch_norm": BatchNorm,
-        **{name: _unary(name, of_output=False) for name in ACTIVATIONS},
-        **{name: _unary(name, of_output=True) for name in ("softmax", "log_softmax")},
-    }
+# By operator; the others have no gradient.
+GRADIENTS: dict[str, type[Any]] = {
+    "linear": Linear,
+    "cross_entropy": CrossEntropy,
+    "layer_norm": LayerNorm,
+    "batch_norm": BatchNorm,
+    **{name: _unary(name, of_output=False) for name in ACTIVATIONS},
+    **{name: _unary(name, of_output=True) for name in ("softmax", "log_softmax")},
+}

@@ -1,4 +1,4 @@
-"""Registers ``torch.ops.fastnn``: schemas, kernels, gradients, shapes.
+"""Gives the operators of `fastnn.torch.schemas` their kernels, gradients and shapes.
 
 On the CPU the kernels are those of the native library, ``fastnn/_torch.so``, where it was built and
 loads, else `fastnn.torch.fallback`; on CUDA always the latter.
@@ -14,10 +14,8 @@ import torch
 
 from fastnn import _core
 from fastnn.torch.fallback import implementation
-from fastnn.torch.gradients import gradients
-from fastnn.torch.schemas import SCHEMAS, shapes
-
-_library = torch.library.Library("fastnn", "DEF")
+from fastnn.torch.gradients import GRADIENTS
+from fastnn.torch.schemas import SCHEMAS, library, plain, shapes
 
 
 def _load_native() -> str | None:
@@ -39,60 +37,37 @@ def _load_native() -> str | None:
     return None
 
 
-def _autograd(name: str, gradient: Any) -> Callable[..., Any]:
-    """What stands above the operator: records a gradient, notes what is changed in place."""
-    op = getattr(torch.ops.fastnn, name).default
-    changed = [
-        i
-        for i, argument in enumerate(op._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
-    below, after = torch._C._AutoDispatchBelowAutograd, torch._C._after_autograd_keyset
+def _autograd(name: str) -> Callable[..., Any]:
+    """What the operator does above the kernel: a gradient where one is wanted."""
+    gradient, kernel = GRADIENTS.get(name), plain(name)
     any_requires_grad = torch._C._any_requires_grad
 
-    def note_changes(arguments: tuple[Any, ...]) -> None:
-        for i in changed:
-            tensors = arguments[i]
-            if tensors is not None:
-                torch.autograd.graph.increment_version(tensors)
-
-    def run(keys: Any, *arguments: Any) -> Any:
-        if torch.is_grad_enabled() and any_requires_grad(*arguments):
-            if gradient is None:
-                raise RuntimeError(
-                    f"{name} has no gradient, but a tensor requires one; use torch.no_grad()"
-                )
-            with below():
-                result = gradient.apply(*arguments)
-        else:
-            with below():
-                result = op.redispatch(keys & after, *arguments)
-        if changed:
-            note_changes(arguments)
-        return result
+    def run(*arguments: Any) -> Any:
+        if not torch.is_grad_enabled() or not any_requires_grad(*arguments):
+            return kernel(*arguments)
+        if gradient is None:
+            raise RuntimeError(
+                f"{name} has no gradient, but a tensor requires one; use torch.no_grad()"
+            )
+        return gradient.apply(*arguments)
 
     return run
 
 
-# Operators with a gradient, and what computes it.
-differentiable: dict[str, Any] = {}
-
-
 def _register() -> str | None:
-    for name, schema in SCHEMAS.items():
-        _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     why_not_native = _load_native()
-    differentiable.update(gradients())
     for name in SCHEMAS:
         kernel = implementation(name)
-        _library.impl(name, kernel, "CUDA")
-        if why_not_native:
-            _library.impl(name, kernel, "CPU")
-        _library.impl(name, _autograd(name, differentiable.get(name)), "Autograd", with_keyset=True)
-        torch.library.register_fake(f"fastnn::{name}", shapes(name), lib=_library)
-    for name in differentiable:
+        for overload in (name, f"{name}.plain"):
+            library.impl(overload, kernel, "CUDA")
+            if why_not_native:
+                library.impl(overload, kernel, "CPU")
+            torch.library.register_fake(f"fastnn::{overload}", shapes(name), lib=library)
+        library.impl(name, _autograd(name), "Autograd")
+        library.impl(f"{name}.plain", torch.library.fallthrough_kernel, "Autograd")
+    for name in GRADIENTS:
         for device in ("cpu", "cuda"):
-            torch.library.register_autocast(f"fastnn::{name}", device, torch.float32, lib=_library)
+            torch.library.register_autocast(f"fastnn::{name}", device, torch.float32, lib=library)
     return why_not_native
 
 

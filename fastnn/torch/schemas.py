@@ -2,6 +2,9 @@
 
 ``(a!)`` marks arguments that are updated in place. Weights are as in PyTorch: ``(out_features,
 in_features)``.
+
+Every operator has two overloads: ``linear`` knows its gradient, ``linear.plain`` is the kernel and
+nothing else, for tensors whose gradient is nobody's concern.
 """
 
 from collections.abc import Callable
@@ -68,6 +71,30 @@ ACTIVATIONS = {
 for _name, _numbers in ACTIVATIONS.items():
     SCHEMAS[_name] = f"(Tensor x{_numbers}) -> Tensor"
     SCHEMAS[f"{_name}_backward"] = f"(Tensor dy, Tensor x{_numbers}) -> Tensor"
+
+library = torch.library.Library("fastnn", "DEF")
+for _name, _schema in SCHEMAS.items():
+    for _overload in ("", ".plain"):
+        library.define(_name + _overload + _schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def plain(name: str) -> Callable[..., Any]:
+    """The overload without a gradient, which still tells autograd what it changes in place."""
+    op = getattr(torch.ops.fastnn, name).plain
+    changed = [
+        i
+        for i, argument in enumerate(op._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+
+    def run(*arguments: Any) -> Any:
+        result = op(*arguments)
+        for i in changed:
+            if arguments[i] is not None:
+                torch.autograd.graph.increment_version(arguments[i])
+        return result
+
+    return run if changed else op
 
 
 # ---- shapes of results -----------------------------------------------------------------------

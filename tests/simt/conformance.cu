@@ -386,7 +386,9 @@ __global__ void wgmma_kernel(const __grid_constant__ CUtensorMap a_map,
         descriptor(smem->a + p * 64 * panel + inside, swizzle, 16, 8 * (16 << swizzle));
     const uint64_t b =
         descriptor(smem->b + p * n * panel + inside, swizzle, 16, 8 * (16 << swizzle));
-    if constexpr (sizeof(T) == 2)
+    if constexpr (std::is_same_v<T, __half>)
+      simt::wgmma_fp16<n>(d, a, b, k > 0);
+    else if constexpr (sizeof(T) == 2)
       simt::wgmma_bf16<n>(d, a, b, k > 0);
     else
       simt::wgmma_tf32<n>(d, a, b, k > 0);
@@ -404,8 +406,9 @@ template <class T, int n, int swizzle = 3> void test_wgmma(const char* what) {
   const std::vector<T> a = grid_values<T>(64 * kDepth, 7), b = grid_values<T>(n * kDepth, 11);
   Device<T> da(a), db(b);
   Device<float> c(64 * n);
-  const CUtensorMapDataType type =
-      sizeof(T) == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  const CUtensorMapDataType type = std::is_same_v<T, __half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                   : sizeof(T) == 2          ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                             : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
   const uint32_t panel = (16 << swizzle) / sizeof(T);
   CUtensorMap a_map, b_map;
   OK(simt::make_tensor_map_2d(&a_map, type, da.get(), kDepth, 64, kDepth * sizeof(T), panel, 64,
@@ -507,6 +510,10 @@ int main() {
   test_wgmma<bf16, 256>("wgmma m64n256k16 bf16");
   test_wgmma<bf16, 64, 2>("wgmma m64n64k16 bf16, 64-byte swizzle");
   test_wgmma<bf16, 64, 1>("wgmma m64n64k16 bf16, 32-byte swizzle");
+  test_wgmma<__half, 64>("wgmma m64n64k16 fp16");
+  test_wgmma<__half, 128>("wgmma m64n128k16 fp16");
+  test_wgmma<__half, 192>("wgmma m64n192k16 fp16");
+  test_wgmma<__half, 256>("wgmma m64n256k16 fp16");
   test_wgmma<float, 64>("wgmma m64n64k8 tf32");
   test_wgmma<float, 128>("wgmma m64n128k8 tf32");
   test_wgmma<float, 192>("wgmma m64n192k8 tf32");

@@ -79,10 +79,13 @@ struct PendingLoad {  // TMA load
   Location where;
 };
 
+enum class Factors { bf16, fp16, tf32 };
+
 struct Wgmma {
   uint64_t a, b;  // descriptors
   int n;
-  bool tf32, accumulate, transpose_a, transpose_b;
+  Factors factors;
+  bool accumulate, transpose_a, transpose_b;
   float* registers[128];  // accumulators of each thread of the warpgroup
   Location where;
 };
@@ -186,6 +189,7 @@ struct Launch {
   std::shared_ptr<void> (*copy)(const void* context);  // for a graph
 };
 const char* launch(const Launch& launch);  // null, or what is wrong with it
+extern int launches;                       // so far
 
 // ---- collectives.cpp -----------------------------------------------------------------------
 
@@ -214,6 +218,8 @@ void check_bounds(const char* what, const void* p, size_t bytes, Location where)
 
 // Whether work is recorded into a graph instead of done.
 bool is_capturing();
+extern bool captured_by_another;  // as when a stream of the caller's is captured
+extern void* awaited_stream;      // by the last cudaStreamWaitEvent
 void record(std::function<void()> work);
 
 // ---- runtime.cpp ---------------------------------------------------------------------------

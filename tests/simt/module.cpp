@@ -63,6 +63,11 @@ fnn::CudaError launch(fnn::CudaQueue queue, int op, bool f64, const void* args, 
   last_stream = queue.stream;
   return opened([&] { return fnn::cuda_api.launch(queue, op, f64, args, workspace); });
 }
+fnn::CudaError launch_list(fnn::CudaQueue queue, int op, bool f64, const void* const* args,
+                           int count) {
+  last_stream = queue.stream;
+  return opened([&] { return fnn::cuda_api.launch_list(queue, op, f64, args, count); });
+}
 fnn::CudaError copy(fnn::CudaQueue queue, const fnn::CudaCopy& copy) {
   return opened([&] { return fnn::cuda_api.copy(queue, copy); });
 }
@@ -97,6 +102,7 @@ EXPORTED const void* emu_api() {
   steps.replay = replay;
   api.steps = &steps;
   api.launch = launch;
+  api.launch_list = launch_list;
   api.copy = copy;
   api.copy_indices = copy_indices;
   api.store_numbers = store_numbers;
@@ -120,6 +126,10 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED void* emu_last_stream() { return last_stream; }
 EXPORTED int emu_replays() { return replays; }
+// The stream that another one was last told to wait for.
+EXPORTED void* emu_awaited_stream() { return emu::awaited_stream; }
+EXPORTED void emu_set_capturing(int on) { emu::captured_by_another = on != 0; }
+EXPORTED int emu_launches() { return emu::launches; }  // of kernels, so far
 EXPORTED int emu_current_device() { return current_device; }
 
 // ---- what csrc/cuda/device calls of CUDA's runtime besides runtime.cpp ----
@@ -172,6 +182,18 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 
+cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
+  *p = malloc(bytes);
+  return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
+  char* address = static_cast<char*>(const_cast<void*>(p));
+  auto block = blocks.upper_bound(address);
+  const bool known = block != blocks.begin() && address < (--block)->first + block->second;
+  attributes->type = known ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+  attributes->device = 0;
+  return cudaSuccess;
+}
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : "cudaErrorOther";
 }

@@ -1,6 +1,8 @@
 // Optimizer steps: the CPU's bits.
 #include "ops_harness.h"
 
+extern "C" cudaError_t fnn_cuda_adam_step_f32_list(const void* const*, int, const CudaCall*);
+
 namespace {
 
 template <class A, class T> void set_common(A& a, Arrays& m, T, i64 n) {
@@ -91,10 +93,49 @@ void adam() {
   }
 }
 
+// ---- lists ---------------------------------------------------------------------------------
+
+// Lengths of which some have no block, some one and some several; every third is not aligned.
+std::vector<adam_step_args<float>> adam_list(Arrays& m, int count) {
+  std::vector<adam_step_args<float>> list;
+  for (int i = 0; i < count; i++) {
+    m.shift = i % 3 == 2;
+    const i64 n = i % 5 == 1 ? 0 : i % 100 == 7 ? 5000 + i : 10 + i % 9;
+    adam_step_args<float> a{};
+    set_moments(a, m, 0.f, n, 7);
+    a.weight_decay = 0.1;
+    a.lr = list.empty() ? a.lr : list[0].lr;
+    a.step = list.empty() ? a.step : list[0].step;
+    list.push_back(a);
+  }
+  return list;
+}
+
+std::vector<double> joined(const Arrays& m) {
+  std::vector<double> all;
+  for (const Result& r : m.results()) all.insert(all.end(), r.values.begin(), r.values.end());
+  return all;
+}
+
+// The bits of as many single calls.
+void lists() {
+  const CudaCall call{};
+  for (int count : {0, 1, 2, 9, 80, 700}) {
+    Arrays singly(true), together(true);
+    for (const auto& a : adam_list(singly, count)) OK(fnn_cuda_adam_step_f32(&a, &call));
+    const auto list = adam_list(together, count);
+    std::vector<const void*> args;
+    for (const auto& a : list) args.push_back(&a);
+    OK(fnn_cuda_adam_step_f32_list(args.data(), count, &call));
+    check(label("adam_step, a list of", {count}).c_str(), joined(together), joined(singly), {1}, 0);
+  }
+}
+
 }  // namespace
 
 void test_optimizers() {
   sgd();
   adagrad_and_rmsprop();
   adam();
+  lists();
 }

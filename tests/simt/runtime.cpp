@@ -79,6 +79,8 @@ Range static_shared() {
 
 }  // namespace emu
 
+int emu::launches = 0;
+
 cudaError_t simt::launch_emulated(const emu::Launch& launch) {
   if (emu::is_capturing()) {
     const std::shared_ptr<void> kept = launch.copy(launch.context);
@@ -87,6 +89,7 @@ cudaError_t simt::launch_emulated(const emu::Launch& launch) {
     emu::record([again, kept] { launch_emulated(again); });
     return cudaSuccess;
   }
+  emu::launches++;
   const char* problem = emu::launch(launch);
   if (!problem) return cudaSuccess;
   return emu::last_error = cudaErrorInvalidConfiguration;
@@ -118,7 +121,9 @@ cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
   emu::record([=] { cudaMemset(p, value, bytes); });
   return cudaSuccess;
 }
-// Of the two below module.cpp has others.
+// Of those below module.cpp has others.
+__attribute__((weak)) cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+__attribute__((weak)) const char* cudaGetErrorName(cudaError_t) { return "cudaErrorOther"; }
 __attribute__((weak)) cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;

@@ -59,6 +59,7 @@ template <class Integer> void indices(const char* name, char kind, std::vector<d
   const Device<Integer> from(stepped);
   const Device<i64> to{size_t(n)};
   const Device<IndexNote> note(std::vector<IndexNote>{{~0ull, -1, -1}});
+  const Device<int> there(std::vector<int>{0});
   const CudaIndices a{to,
                       reinterpret_cast<const char*>(from.get()),
                       {kind, int(sizeof(Integer))},
@@ -69,7 +70,7 @@ template <class Integer> void indices(const char* name, char kind, std::vector<d
                       true,
                       true,
                       3};
-  OK(launch_indices(a, note, nullptr));
+  OK(launch_indices(a, {note, there}, nullptr));
   check(name, wide(to.copy()), values, {1}, 0);
   const IndexNote found = note.copy()[0];
   std::vector<double> expected{0xFFFFFFFF, 0xFFFFFFFF, -1, -1};
@@ -81,6 +82,8 @@ template <class Integer> void indices(const char* name, char kind, std::vector<d
         std::vector<double>{double(found.first >> 32), double(found.first & 0xFFFFFFFF),
                             double(found.limit), double(found.op)},
         expected, {1}, 0);
+  check((std::string(name) + ": whether there is one").c_str(), there.copy(),
+        {expected[2] >= 0 ? 1. : 0.}, {1}, 0);
 }
 
 void numbers() {

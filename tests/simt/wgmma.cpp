@@ -1,6 +1,7 @@
 // wgmma: products of a warpgroup from shared memory, which happen at the wait. Until then the
 // accumulators hold NaN and the operands count as being read. Descriptors are those of the PTX
 // manual (shared-memory matrix layouts), tested for the layouts that tests/simt uses.
+#include <cuda_fp16.h>
 #include <string.h>
 
 #include "race.h"
@@ -43,8 +44,8 @@ struct Descriptor {
   }
 };
 
-uint32_t item_bytes(const Wgmma& w) { return w.tf32 ? 4 : 2; }
-int depth(const Wgmma& w) { return w.tf32 ? 8 : 16; }
+uint32_t item_bytes(const Wgmma& w) { return w.factors == Factors::tf32 ? 4 : 2; }
+int depth(const Wgmma& w) { return w.factors == Factors::tf32 ? 8 : 16; }
 
 // f(address) for every 16-byte chunk of the operands.
 template <class F> void each_chunk(const Wgmma& w, F f) {
@@ -64,11 +65,15 @@ template <class F> void each_chunk(const Wgmma& w, F f) {
 float element(const Wgmma& w, const Descriptor& d, bool transposed, int i, int k) {
   const char* p = shared_pointer(d.address(transposed, i, k, item_bytes(w)));
   uint32_t bits = 0;
-  if (w.tf32) {
+  if (w.factors == Factors::tf32) {
     memcpy(&bits, p, 4);
     bits &= ~0x1fffu;
-  } else {
+  } else if (w.factors == Factors::bf16) {
     memcpy(reinterpret_cast<char*>(&bits) + 2, p, 2);
+  } else {
+    uint16_t half;
+    memcpy(&half, p, 2);
+    return float(__builtin_bit_cast(__half, half));
   }
   return __builtin_bit_cast(float, bits);
 }

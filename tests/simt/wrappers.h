@@ -117,11 +117,17 @@ void wgmma_issue(float* d, const emu::Wgmma& operation);
 
 template <int n, int transpose_a = 0, int transpose_b = 0>
 void wgmma_bf16(float (&d)[n / 2], uint64_t a, uint64_t b, int accumulate = 1, HERE) {
-  wgmma_issue(d, {a, b, n, false, accumulate != 0, transpose_a, transpose_b, {}, where});
+  wgmma_issue(d,
+              {a, b, n, emu::Factors::bf16, accumulate != 0, transpose_a, transpose_b, {}, where});
+}
+template <int n, int transpose_a = 0, int transpose_b = 0>
+void wgmma_fp16(float (&d)[n / 2], uint64_t a, uint64_t b, int accumulate = 1, HERE) {
+  wgmma_issue(d,
+              {a, b, n, emu::Factors::fp16, accumulate != 0, transpose_a, transpose_b, {}, where});
 }
 template <int n>
 void wgmma_tf32(float (&d)[n / 2], uint64_t a, uint64_t b, int accumulate = 1, HERE) {
-  wgmma_issue(d, {a, b, n, true, accumulate != 0, false, false, {}, where});
+  wgmma_issue(d, {a, b, n, emu::Factors::tf32, accumulate != 0, false, false, {}, where});
 }
 #undef HERE
 

@@ -201,7 +201,9 @@ void add_layers(Library& m);
 void add_linear(Library& m);
 void add_cross_entropy(Library& m);
 void add_optimizers(Library& m);
-#define REGISTER(name) m.impl(#name, TORCH_BOX(&name));
+#define REGISTER(name)             \
+  m.impl(#name, TORCH_BOX(&name)); \
+  m.impl(#name ".plain", TORCH_BOX(&name));
 #define REGISTER_BOTH(name) REGISTER(name) REGISTER(name##_backward)
 
 }  // namespace fnn_torch

@@ -118,6 +118,7 @@ const char* why_not_device(int i) {
 struct State {
   std::mutex making;
   cudaMemPool_t pool = nullptr;
+  volatile int* there = nullptr;          // in the host's memory: whether `note` says anything
   std::atomic<IndexNote*> note{nullptr};  // the last to be made
 };
 
@@ -133,6 +134,16 @@ cudaError_t make_pool(State& state, int device) {
   u64 kept = kKeptBytes;
   if (error != cudaSuccess) return error;
   return cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &kept);
+}
+
+cudaError_t make_flag(State& state) {
+  void* p = nullptr;
+  const cudaError_t error =
+      cudaHostAlloc(&p, sizeof *state.there, cudaHostAllocMapped | cudaHostAllocPortable);
+  if (error != cudaSuccess) return error;
+  state.there = static_cast<volatile int*>(p);
+  *state.there = 0;
+  return cudaSuccess;
 }
 
 cudaError_t make_note(State& state) {
@@ -153,7 +164,8 @@ cudaError_t require_state(int device) {
   if (state.note) return cudaSuccess;
   std::lock_guard lock(state.making);
   if (state.note) return cudaSuccess;
-  const cudaError_t error = state.pool ? cudaSuccess : make_pool(state, device);
+  cudaError_t error = state.pool ? cudaSuccess : make_pool(state, device);
+  if (error == cudaSuccess && !state.there) error = make_flag(state);
   return error == cudaSuccess ? make_note(state) : error;
 }
 
@@ -182,6 +194,15 @@ i64 free_bytes(int device) {
   return static_cast<i64>(free);
 }
 
+int device_of(const void* p) {
+  cudaPointerAttributes attributes{};
+  const cudaError_t error = cudaPointerGetAttributes(&attributes, p);
+  if (error != cudaSuccess) cudaGetLastError();
+  const bool known =
+      attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
+  return error == cudaSuccess && known ? attributes.device : -1;
+}
+
 // ---- work ----------------------------------------------------------------------------------
 
 bool has_kernel(int op, bool f64) { return cuda_kernels[op][f64].launch; }
@@ -195,6 +216,13 @@ CudaError launch(CudaQueue queue, int op, bool f64, const void* args, void* work
   });
 }
 
+CudaError launch_list(CudaQueue queue, int op, bool f64, const void* const* args, int count) {
+  return on_device(queue.device, [&] {
+    const CudaCall call{stream_of(queue), nullptr};
+    return cuda_kernels[op][f64].launch_list(args, count, &call);
+  });
+}
+
 CudaError copy(CudaQueue queue, const CudaCopy& copy) {
   return on_device(queue.device, [&] { return launch_copy(copy, stream_of(queue)); });
 }
@@ -203,7 +231,8 @@ CudaError copy_indices(CudaQueue queue, const CudaIndices& indices) {
   return on_device(queue.device, [&] {
     const cudaError_t ready = require_state(queue.device);
     if (ready != cudaSuccess) return ready;
-    return launch_indices(indices, states[queue.device].note, stream_of(queue));
+    State& state = states[queue.device];
+    return launch_indices(indices, {state.note, state.there}, stream_of(queue));
   });
 }
 
@@ -211,16 +240,28 @@ CudaError store_numbers(CudaQueue queue, const CudaNumbers& numbers) {
   return on_device(queue.device, [&] { return launch_numbers(numbers, stream_of(queue)); });
 }
 
+CudaError wait_for_stream(CudaQueue queue, void* stream) {
+  return on_device(queue.device, [&] {
+    cudaEvent_t event;
+    cudaError_t error = cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    if (error != cudaSuccess) return error;
+    error = cudaEventRecord(event, static_cast<cudaStream_t>(stream));
+    if (error == cudaSuccess) error = cudaStreamWaitEvent(stream_of(queue), event, 0);
+    cudaEventDestroy(event);  // once nobody waits for it
+    return error;
+  });
+}
+
 CudaError wait(CudaQueue queue) {
   return on_device(queue.device, [&] { return cudaStreamSynchronize(stream_of(queue)); });
 }
 
-// Takes the device's note: false in *good if there was one.
-cudaError_t read_note(IndexNote* note, CudaBadIndex* bad, bool* good) {
+// Waits, and takes the device's note: false in *good if there was one.
+cudaError_t read_note(State& state, CudaBadIndex* bad, bool* good) {
   IndexNote found;
   cudaError_t error = cudaDeviceSynchronize();
   if (error == cudaSuccess) {
-    error = cudaMemcpy(&found, note, sizeof found, cudaMemcpyDeviceToHost);
+    error = cudaMemcpy(&found, state.note, sizeof found, cudaMemcpyDeviceToHost);
   }
   if (error != cudaSuccess || found.first == ~0ull) return error;
   *good = false;
@@ -228,15 +269,33 @@ cudaError_t read_note(IndexNote* note, CudaBadIndex* bad, bool* good) {
   bad->index = static_cast<i64>(found.first & 0xFFFFFFFF) + INT32_MIN;
   bad->limit = found.limit;
   bad->op = found.op;
-  return clear(note);
+  error = clear(state.note);
+  *state.there = 0;
+  return error;
+}
+
+// While a graph is captured nobody may wait; then a later call is told.
+bool is_capturing(CudaQueue queue) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (cudaStreamIsCapturing(stream_of(queue), &status) == cudaSuccess)
+    return status != cudaStreamCaptureStatusNone;
+  cudaGetLastError();
+  return true;  // of the default stream, while another one is captured
+}
+
+CudaError look(CudaQueue queue, CudaBadIndex* bad, bool* good) {
+  *good = true;
+  State& state = states[queue.device];
+  if (!state.note || !*state.there) return {CudaError::none, "", ""};
+  return on_device(queue.device,
+                   [&] { return is_capturing(queue) ? cudaSuccess : read_note(state, bad, good); });
 }
 
 CudaError synchronize(CudaBadIndex* bad, bool* good) {
   *good = true;
   for (int device = 0; device < kMaxDevices; device++) {
     if (!states[device].note) continue;
-    const CudaError error =
-        on_device(device, [&] { return read_note(states[device].note, bad, good); });
+    const CudaError error = on_device(device, [&] { return read_note(states[device], bad, good); });
     if (error || !*good) return error;
   }
   return {CudaError::none, "", ""};
@@ -245,13 +304,31 @@ CudaError synchronize(CudaBadIndex* bad, bool* good) {
 }  // namespace
 
 const CudaApi cuda_api = {
-    kCudaVersion,   op_count,  FASTNN_CUDA_ARCHITECTURES,
-    CUDART_VERSION, why_not,   driver,
-    device_count,   device,    why_not_device,
-    has_kernel,     workspace, launch,
-    allocate,       release,   release_after_all,
-    free_bytes,     copy,      copy_indices,
-    store_numbers,  wait,      synchronize,
+    kCudaVersion,
+    op_count,
+    FASTNN_CUDA_ARCHITECTURES,
+    CUDART_VERSION,
+    why_not,
+    driver,
+    device_count,
+    device,
+    why_not_device,
+    has_kernel,
+    workspace,
+    launch,
+    launch_list,
+    allocate,
+    release,
+    release_after_all,
+    free_bytes,
+    device_of,
+    copy,
+    copy_indices,
+    store_numbers,
+    wait_for_stream,
+    wait,
+    look,
+    synchronize,
     &cuda_steps,
 };
 

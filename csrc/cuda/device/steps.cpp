@@ -64,6 +64,36 @@ void forget(int device, void* graph) {
   on_device(device, [&] { return cudaGraphExecDestroy(graph_of(graph)); });
 }
 
+CudaError start_timer(CudaQueue queue, void** timer) {
+  return on_device(queue.device, [&] {
+    cudaEvent_t begin = nullptr;
+    cudaError_t error = cudaEventCreate(&begin);
+    if (error != cudaSuccess) return error;
+    error = cudaEventRecord(begin, stream_of(queue));
+    if (error == cudaSuccess)
+      *timer = begin;
+    else
+      cudaEventDestroy(begin);
+    return error;
+  });
+}
+
+CudaError stop_timer(CudaQueue queue, void* timer, double* seconds) {
+  return on_device(queue.device, [&] {
+    const auto begin = static_cast<cudaEvent_t>(timer);
+    cudaEvent_t end = nullptr;
+    float milliseconds = 0;
+    cudaError_t error = cudaEventCreate(&end);
+    if (error == cudaSuccess) error = cudaEventRecord(end, stream_of(queue));
+    if (error == cudaSuccess) error = cudaEventSynchronize(end);
+    if (error == cudaSuccess) error = cudaEventElapsedTime(&milliseconds, begin, end);
+    if (end) cudaEventDestroy(end);
+    cudaEventDestroy(begin);
+    *seconds = static_cast<double>(milliseconds) * 1e-3;
+    return error;
+  });
+}
+
 CudaError gather(CudaQueue queue, const CudaGather& gather) {
   return on_device(queue.device, [&] { return launch_gather(gather, stream_of(queue)); });
 }
@@ -74,7 +104,9 @@ CudaError conclude(CudaQueue queue, const CudaConclude& conclude) {
 
 }  // namespace
 
-const CudaSteps cuda_steps = {open,        close,  upload, download, begin_capture,
-                              end_capture, replay, forget, gather,   conclude};
+const CudaSteps cuda_steps = {
+    open,   close,  upload,      download,   begin_capture, end_capture,
+    replay, forget, start_timer, stop_timer, gather,        conclude,
+};
 
 }  // namespace fnn

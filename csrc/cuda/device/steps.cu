@@ -23,6 +23,23 @@ __device__ __forceinline__ void copy_row(char* to, const char* from, i64 bytes, 
   }
 }
 
+__device__ __forceinline__ float fused(float x, float scale, float offset) {
+  return fmaf(x, scale, offset);
+}
+__device__ __forceinline__ double fused(double x, double scale, double offset) {
+  return fma(x, scale, offset);
+}
+
+// As the op rescale.
+template <class T>
+__device__ __forceinline__ void rescale_row(char* to, const char* from, i64 bytes, double scale,
+                                            double offset, unsigned lane) {
+  for (i64 i = lane; i < bytes; i += kWarp) {
+    const u8 x = reinterpret_cast<const u8*>(from)[i];
+    reinterpret_cast<T*>(to)[i] = fused(T(x), T(scale), T(offset));
+  }
+}
+
 // A warp for each row of each input. Every lane works the row's number out for itself.
 __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ CudaGather a) {
   const i64 warp = (i64(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
@@ -32,10 +49,16 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant_
   if (r >= a.batch) return;
   const int input = int(warp % a.inputs);
   const i64 bytes = a.each[input].row_bytes;
-  char* to = a.each[input].to + r * bytes;
+  const int widened = a.each[input].widened;
+  const double scale = a.each[input].scale, offset = a.each[input].offset;
+  char* to = a.each[input].to + r * bytes * (widened ? widened : 1);
   const char* from = a.run->sources[input] + row_of(*a.run, a.batch, r) * bytes;
   const u64 together = u64(to) | u64(from) | u64(bytes);
-  if (together % 16 == 0) {
+  if (widened == 4) {
+    rescale_row<float>(to, from, bytes, scale, offset, lane);
+  } else if (widened == 8) {
+    rescale_row<double>(to, from, bytes, scale, offset, lane);
+  } else if (together % 16 == 0) {
     copy_row<uint4>(to, from, bytes, lane);
   } else if (together % 4 == 0) {
     copy_row<u32>(to, from, bytes, lane);

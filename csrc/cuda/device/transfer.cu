@@ -70,7 +70,7 @@ __device__ __forceinline__ i64 integer_at(const void* p, CudaElement element) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    indices_kernel(const __grid_constant__ CudaIndices a, IndexNote* note) {
+    indices_kernel(const __grid_constant__ CudaIndices a, IndexNotes notes) {
   const i64 step = i64(gridDim.x) * kThreads;
   for (i64 i = i64(blockIdx.x) * kThreads + threadIdx.x; i < a.n; i += step) {
     i64 index = integer_at(a.from + i * a.stride, a.element);
@@ -83,10 +83,12 @@ __global__ void __launch_bounds__(kThreads)
     const i64 most = INT32_MAX, least = INT32_MIN;
     const i64 clipped = index > most ? most : index < least ? least : index;
     const unsigned long long key = row << 32 | static_cast<unsigned long long>(clipped - least);
-    if (atomicMin(&note->first, key) <= key) continue;
-    atomicExch(reinterpret_cast<unsigned long long*>(&note->limit),
+    const unsigned long long before = atomicMin(&notes.note->first, key);
+    if (before == ~0ull) *notes.there = 1;
+    if (before <= key) continue;
+    atomicExch(reinterpret_cast<unsigned long long*>(&notes.note->limit),
                static_cast<unsigned long long>(a.limit));
-    atomicExch(&note->op, a.op);
+    atomicExch(&notes.note->op, a.op);
   }
 }
 
@@ -132,10 +134,10 @@ cudaError_t launch_copy(const CudaCopy& copy, cudaStream_t stream) {
   }
 }
 
-cudaError_t launch_indices(const CudaIndices& indices, IndexNote* note, cudaStream_t stream) {
+cudaError_t launch_indices(const CudaIndices& indices, IndexNotes notes, cudaStream_t stream) {
   if (indices.n == 0) return cudaSuccess;
   return simt::launch(indices_kernel, blocks_of(indices.n), dim3(kThreads), 0, stream, indices,
-                      note);
+                      notes);
 }
 
 cudaError_t launch_numbers(const CudaNumbers& numbers, cudaStream_t stream) {

@@ -14,8 +14,14 @@ struct IndexNote {
   int op;
 };
 
+// And where the host sees, without waiting, that there is one: a 1 in its own memory.
+struct IndexNotes {
+  IndexNote* note;
+  volatile int* there;
+};
+
 cudaError_t launch_copy(const CudaCopy& copy, cudaStream_t stream);
-cudaError_t launch_indices(const CudaIndices& indices, IndexNote* note, cudaStream_t stream);
+cudaError_t launch_indices(const CudaIndices& indices, IndexNotes notes, cudaStream_t stream);
 cudaError_t launch_numbers(const CudaNumbers& numbers, cudaStream_t stream);
 
 }  // namespace fnn
