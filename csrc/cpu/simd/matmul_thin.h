@@ -26,6 +26,7 @@ template <class T> struct Thin {
 
   explicit Thin(const matmul_args<T>& a)
       : left{a.a, a.a_rs, a.a_cs}, n(a.n), k(a.k), y(a.y), biased(a.bias) {
+    if (a.k > kThinTerms || a.n > kThinColumns) __builtin_unreachable();  // GCC warns otherwise
     pack(View<T>{a.b, a.b_rs, a.b_cs}, k, n, right, kThinColumns, 0);
     if (biased) pack(View<T>{a.bias, n, 1}, 1, n, bias, kThinColumns, 0);
   }
