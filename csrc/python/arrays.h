@@ -37,7 +37,8 @@ enum class Library : u8 { none, numpy, torch, jax, cupy, numba, dlpack, interfac
 const char* name_of(Library library);
 size_t item_size(DType dtype);
 bool is_integer(DType dtype);
-DType dtype_of(Type type, bool f64);
+const char* name_of(DType dtype);
+DType dtype_of(Type type, DType floating);
 
 struct View {
   char* data = nullptr;
