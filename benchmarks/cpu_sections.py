@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class Row:
     unit: str
     goal: Goal | None = None
     floor: float = 0.0  # seconds; 0 where it is not known
-    facts: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, float] = field(default_factory=dict)
 
     @property
     def met(self) -> bool | None:
@@ -397,6 +398,33 @@ def epochs(bench: Bench) -> Iterator[Row]:
         yield against_peers(name, bench.time(loops, 1.0), 1.0)
 
 
+def sklearn(bench: Bench) -> Iterator[Row]:
+    """An epoch of scikit-learn's MLPClassifier and of fastnn's, which must be as accurate."""
+    if "sklearn" not in installed("sklearn"):
+        return
+    from sklearn.exceptions import ConvergenceWarning  # not at the top: it is optional
+    from sklearn.neural_network import MLPClassifier
+
+    from fastnn.sklearn import MLPClassifier as Ours
+
+    warnings.simplefilter("ignore", ConvergenceWarning)  # of a single epoch
+    data = training_data(bench.quick)
+    for dtype in (np.float32, np.float64):
+        x, x_test = ((images / 255).astype(dtype) for images in (data.x_train, data.x_test))
+        models = {"fastnn": Ours(random_state=0), "sklearn": MLPClassifier(random_state=0)}
+        fits = {
+            name: partial(model.set_params(max_iter=1).fit, x, data.y_train)
+            for name, model in models.items()
+        }
+        taken = bench.time(fits, 1.0)
+        accuracy = {name: model.score(x_test, data.y_test) for name, model in models.items()}
+        require_close(accuracy["fastnn"], accuracy["sklearn"], 0.002)
+        name = f"epoch of MLPClassifier, {len(x)} images, {np.dtype(dtype)}"
+        row = against_peers(name, taken, 3.0)
+        row.facts = {f"{name}_accuracy": value for name, value in accuracy.items()}
+        yield row
+
+
 def torch_epoch(images: Any, labels: Any, batch: int) -> Callable[[], object]:
     """The loop that one writes by hand: a permutation, and rows of the data by index."""
     import torch  # not at the top: it is optional
@@ -488,5 +516,6 @@ SECTIONS = {
     "bf16": bf16,
     "busy": busy,
     "epochs": epochs,
+    "sklearn": sklearn,
     "memory": memory,
 }

@@ -27,6 +27,7 @@ CASES = [
     case("column_sum", n=10_000, c=512),
     *(case(name, n=(M,)) for name in ACTIVATIONS),
     *(case(f"{name}_backward", n=(M,)) for name in ACTIVATIONS),
+    *(case(f"{name}_backward_from_output", n=(M,)) for name in ("sigmoid", "tanh")),
     *(
         case(f"{name}softmax{way}", n=4096, c=1000)
         for name in ("", "log_")

@@ -15,6 +15,14 @@ def activation(forward, *extra, **keywords):
     return lambda torch, a: into(a.x, forward(torch), a.x, *extra, **keywords)
 
 
+def backward_from_output(name):
+    def call(torch, a):
+        function = getattr(torch.ops.aten, name).grad_input
+        return into(a.y, function, a.dy, a.y, name="grad_input")
+
+    return call
+
+
 def activation_backward(name, *extra, of_output=None, **keywords):
     """`of_output`: PyTorch differentiates from this function's result, not from x."""
 
@@ -107,8 +115,10 @@ TORCH = {
     "relu_backward": activation_backward("threshold_backward", 0),
     "leaky_relu_backward": activation_backward("leaky_relu_backward", 0.01, False),
     "sigmoid_backward": activation_backward("sigmoid_backward", of_output="sigmoid"),
+    "sigmoid_backward_from_output": backward_from_output("sigmoid_backward"),
     "hard_sigmoid_backward": activation_backward("hardsigmoid_backward"),
     "tanh_backward": activation_backward("tanh_backward", of_output="tanh"),
+    "tanh_backward_from_output": backward_from_output("tanh_backward"),
     "gelu_backward": activation_backward("gelu_backward"),
     "gelu_tanh_backward": activation_backward("gelu_backward", approximate="tanh"),
     "silu_backward": activation_backward("silu_backward"),

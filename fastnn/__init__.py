@@ -10,6 +10,7 @@ __path__ = extend_path(__path__, __name__)
 from fastnn import _core, errors, ops
 from fastnn._core import get_num_threads, set_num_threads, synchronize
 from fastnn.config import from_config, to_config
+from fastnn.distributed import MPI
 from fastnn.errors import (
     CheckpointError,
     DeviceError,
@@ -47,6 +48,7 @@ from fastnn.trainer import EarlyStopping, History, Trainer
 __all__ = [
     "GELU",
     "MAE",
+    "MPI",
     "MSE",
     "SGD",
     "Adagrad",

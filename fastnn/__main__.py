@@ -64,13 +64,15 @@ Report = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = _parser().parse_args(argv)
+    ranks = None
     try:
+        ranks = args.ranks = _ranks(args)
         _require_device(args.device)
         if args.threads:
             fnn.set_num_threads(args.threads)
         args.out.mkdir(parents=True, exist_ok=True)
         report = args.command(args)
-        if args.json:
+        if args.json and _is_first(ranks):
             _write_json(args.json, report)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has had enough
@@ -81,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except _FAILURES as error:
         print(f"fastnn: {str(error) or type(error).__name__}", file=sys.stderr)
+        if ranks is not None and ranks.size > 1:
+            ranks.end_all()
         return 1
     return 0
 
@@ -95,19 +99,25 @@ def _info(args: argparse.Namespace) -> Report:
 
 def _train(args: argparse.Namespace) -> Report:
     data = _dataset(args)
-    trainer = fnn.Trainer.load(args.resume) if args.resume else _new_trainer(args, data)
+    trainer = (
+        fnn.Trainer.load(args.resume, device=args.device, distributed=args.ranks)
+        if args.resume
+        else _new_trainer(args, data)
+    )
+    callbacks: list[Callable[[fnn.History], object]] = [_print_epoch]
+    if args.save:
+        callbacks.append(lambda _: trainer.save(args.save))
     history = trainer.fit(
         data.x_train,
         data.y_train,
         epochs=args.epochs,
         batch_size=args.batch_size,
         validation_split=args.validation_split,
-        callbacks=[_print_epoch],
+        callbacks=callbacks,
         progress=False,
     )
-    if args.save:
-        trainer.save(args.save)
-    _picture(args.out / "training_curve.png", lambda path: history.plot().savefig(path))
+    if _is_first(args.ranks):
+        _picture(args.out / "training_curve.png", lambda path: history.plot().savefig(path))
     return {"machine": machine_facts(), "epochs": history.epochs, "test": _test(trainer, data)}
 
 
@@ -118,17 +128,21 @@ def _curve(args: argparse.Namespace) -> Report:
         timed, trained = generated(2000 if args.quick else 60_000), digits()
         print(f"no --data: timing {len(timed.x_train)} generated samples of MNIST's shape")
     effort = _QUICK if args.quick else curve.Effort()
-    facts, probe = machine_facts(args.peers), measure_probe(effort.probe_seconds)
-    floor = measure_floor(curve.SIZES, probe, effort.probe_seconds)
-    title = _title(facts, timed.name)
-    print(f"{title}\n{_abilities(probe, floor)}")
+    facts, probe, floor = machine_facts(args.peers), None, None
+    if args.device == "cpu":
+        probe = measure_probe(effort.probe_seconds)
+        floor = measure_floor(curve.SIZES, probe, effort.probe_seconds)
+    elif args.peers or args.profile:
+        raise ValueError("curve: --peers and --profile measure the CPU; see benchmarks/gpu.py")
+    title = _title(facts, timed.name, args.device)
+    print(f"{title}\n{_abilities(probe, floor)}" if probe and floor else title)
     rows = _measure(args, timed, floor, effort)
-    profiles = _profile(args, timed, floor, effort) if args.profile else []
+    profiles = _profile(args, timed, floor, effort) if args.profile and floor else []
     _picture(args.out / "batch_size_curve.png", partial(curve_report.draw, rows, title))
     report = {
         "machine": facts,
-        "probe": asdict(probe),
-        "floor": asdict(floor),
+        "probe": asdict(probe) if probe else None,
+        "floor": asdict(floor) if floor else None,
         "network": {"sizes": curve.SIZES, "optimizer": "Adam", "learning_rate": curve.LR},
         "data": {"name": timed.name, "samples": len(timed.x_train)},
         "rows": [row.as_dict() for row in rows],
@@ -140,6 +154,18 @@ def _curve(args: argparse.Namespace) -> Report:
 
 
 # ---- their parts --------------------------------------------------------------------------------
+
+
+def _ranks(args: argparse.Namespace) -> fnn.MPI | None:
+    """The processes that mpiexec started, of which the first alone shows and writes anything."""
+    ranks = fnn.MPI() if getattr(args, "distributed", None) else None
+    if not _is_first(ranks):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    return ranks
+
+
+def _is_first(ranks: fnn.MPI | None) -> bool:
+    return ranks is None or ranks.rank == 0
 
 
 def _require_device(device: str) -> None:
@@ -170,6 +196,7 @@ def _new_trainer(args: argparse.Namespace, data: Dataset) -> fnn.Trainer:
         device=args.device,
         precision=args.precision,
         seed=args.seed,
+        distributed=args.ranks,
     )
 
 
@@ -194,9 +221,11 @@ def _test(trainer: fnn.Trainer, data: Dataset) -> Report:
     return {"data": data.name, "samples": len(data.x_test), **result}
 
 
-def _title(facts: Report, data: str) -> str:
+def _title(facts: Report, data: str, device: str) -> str:
     sizes = "-".join(map(str, curve.SIZES))
     machine = f"{facts['cpu']}, {facts['isa']}, {facts['threads']} threads"
+    if device != "cpu":
+        machine = (fnn.show_config("dicts") or {})["cuda"]["devices"][0]
     return f"{sizes}, Adam, {data}; fastnn {facts['fastnn']} on {machine}"
 
 
@@ -209,7 +238,7 @@ def _abilities(probe: Probe, floor: Floor) -> str:
 
 
 def _measure(
-    args: argparse.Namespace, data: Dataset, floor: Floor, effort: curve.Effort
+    args: argparse.Namespace, data: Dataset, floor: Floor | None, effort: curve.Effort
 ) -> list[curve.Row]:
     x = _scaled(data)
     batches = args.batches or (_QUICK_BATCHES if args.quick else curve.default_batches(len(x)))
@@ -226,6 +255,7 @@ def _measure(
             floor=floor,
             effort=effort,
             seed=args.seed,
+            device=args.device,
         ):
             print(curve_report.table_line(measured, args.peers), flush=True)
             rows += measured
@@ -352,13 +382,19 @@ def _add_train(add: Any) -> None:
     )
     precisions = ("float32", "float64", "tf32", "bf16")
     add("--precision", choices=precisions, default="float32", help="default: float32")
-    add("--save", type=Path, metavar="FILE", help="write the trained model (safetensors)")
+    add(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="write the model (safetensors) after every epoch",
+    )
     add(
         "--resume",
         type=Path,
         metavar="FILE",
         help="continue what --save wrote, with its network, optimizer, schedule and seed",
     )
+    add("--distributed", choices=("mpi",), help="be one of the processes that mpiexec started")
 
 
 def _add_curve(add: Any) -> None:

@@ -1,6 +1,7 @@
 """The batch-size curve: how long one update and one epoch take, from one sample to all at once.
 
-Every row is the median of many updates on one batch with a fresh network; libraries to compare with
+Every row is the median of many updates on one batch with a fresh network (on a GPU of its own
+times, with the batch in its memory); libraries to compare with
 run in the same process, in turns, from the same weights. An epoch that would take long is worked
 out from its updates, and marked so.
 """
@@ -29,6 +30,7 @@ __all__ = [
     "Effort",
     "Row",
     "default_batches",
+    "linear_weights",
     "make_steps",
     "measure",
     "network",
@@ -129,9 +131,10 @@ def measure(
     variant: str,
     batches: Sequence[int],
     peers: Sequence[str],
-    floor: Floor,
+    floor: Floor | None,
     effort: Effort,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Iterator[list[Row]]:
     """Yield the rows of one batch size after another, fastnn's first.
 
@@ -147,12 +150,14 @@ def measure(
         Batch sizes; a batch of one is left out with batch norm, as it has no variance.
     peers : sequence of str
         Names in `fastnn.peers.PEERS`.
-    floor : Floor
-        Of the network `SIZES`.
+    floor : Floor or None
+        Of the network `SIZES`; None where it is not known: on a GPU.
     effort : Effort
         How long to measure.
     seed : int, default 0
         Of the weights and of the order of samples.
+    device : str, default 'cpu'
+        Where fastnn trains. Other libraries are timed on the CPU alone.
 
     Raises
     ------
@@ -167,12 +172,16 @@ def measure(
     for batch in batches:
         if batch_norm and batch == 1:
             continue
-        trainer, steps = make_steps(SIZES, batch_norm, x[:batch], y[:batch], peers, seed)
+        trainer, steps = make_steps(SIZES, batch_norm, x[:batch], y[:batch], peers, seed, device)
         # The floor's Adam takes turns, too: how much of a cache others leave varies in a run.
-        calls = {**steps, _ADAM: adam_loop(SIZES)}
         pauses = {} if peers else {"pause": 0.0}
-        timed = take_turns(calls, effort.update_seconds, MOST_UPDATES, **pauses)
-        least = floor.seconds(batch, median(timed.pop(_ADAM)))
+        if floor is None:
+            timed = {"fastnn": _on_device(trainer, x[:batch], y[:batch], effort.update_seconds)}
+            least = math.nan
+        else:
+            calls = {**steps, _ADAM: adam_loop(SIZES)}
+            timed = take_turns(calls, effort.update_seconds, MOST_UPDATES, **pauses)
+            least = floor.seconds(batch, median(timed.pop(_ADAM)))
         ours, *others = (
             Row(variant, batch, name, len(x), taken, least) for name, taken in timed.items()
         )
@@ -182,6 +191,18 @@ def measure(
         yield [ours, *others]
 
 
+def _on_device(trainer: fnn.Trainer, x: Array, y: Array, budget: float) -> list[float]:
+    """A GPU's own seconds of an update, data in its memory: means of ten updates."""
+    samples: list[float] = []
+
+    def updates() -> None:
+        (stage,) = trainer.profile(x, y, batch_size=len(x), n=10)
+        samples.append(stage.seconds)
+
+    time_calls(updates, budget, MOST_UPDATES // 10)
+    return samples
+
+
 def make_steps(
     sizes: Sequence[int],
     batch_norm: bool,
@@ -189,6 +210,7 @@ def make_steps(
     y: Array,
     peers: Sequence[str] = (),
     seed: int = 0,
+    device: str = "cpu",
 ) -> tuple[fnn.Trainer, dict[str, Step]]:
     """Return a new Trainer, and by library the call that makes one update on ``x`` and ``y``.
 
@@ -196,8 +218,10 @@ def make_steps(
     library that lacks batch norm is left out of networks that have it.
     """
     model = network(sizes, batch_norm)
-    trainer = fnn.Trainer(model, loss=fnn.CrossEntropy(), optimizer=fnn.Adam(lr=LR), seed=seed)
-    setup = Setup(_linear_weights(model), batch_norm, x, y, LR, fnn.get_num_threads())
+    trainer = fnn.Trainer(
+        model, loss=fnn.CrossEntropy(), optimizer=fnn.Adam(lr=LR), seed=seed, device=device
+    )
+    setup = Setup(linear_weights(model), batch_norm, x, y, LR, fnn.get_num_threads())
     steps: dict[str, Step] = {"fastnn": lambda: trainer.step(x, y)}
     for name in peers:
         if PEERS[name].batch_norm or not batch_norm:
@@ -206,7 +230,8 @@ def make_steps(
     return trainer, steps
 
 
-def _linear_weights(model: fnn.Sequential) -> list[tuple[Array, Array]]:
+def linear_weights(model: fnn.Sequential) -> list[tuple[Array, Array]]:
+    """Return each Linear's weight and bias."""
     params = dict(model.named_parameters())
     weights = [name for name, array in params.items() if array.ndim == 2]
     return [(params[name], params[name.replace("weight", "bias")]) for name in weights]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +28,10 @@ def table_line(rows: Sequence[Row], peers: Sequence[str]) -> str:
     """Return the table's line for what `measure` yielded; ``~`` marks an epoch not measured."""
     ours, others = rows[0], {row.library: row.update for row in rows[1:]}
     sign = "" if ours.epoch_samples else "~"
-    cells = [f"{ours.batch}", f"{ours.update * 1e6:.0f}", f"{ours.floor * 1e6:.0f}"]
-    cells += [f"{ours.share:.2f}", f"{sign}{ours.epoch:.2f}"]
+    known = not math.isnan(ours.floor)
+    cells = [f"{ours.batch}", f"{ours.update * 1e6:.0f}"]
+    cells += [f"{ours.floor * 1e6:.0f}", f"{ours.share:.2f}"] if known else ["", ""]
+    cells += [f"{sign}{ours.epoch:.2f}"]
     cells += [f"{others[name] * 1e6:.0f}" if name in others else "" for name in peers]
     cells += [f"{speedup(rows):.2f}" if others else ""] * bool(peers)
     return _line(cells, peers)
@@ -80,6 +83,14 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     for (variant, library), line in _lines(rows).items():
         _draw_line(left, right, variant, library, line)
+    if not math.isnan(rows[0].floor):
+        _draw_floor(left, right, rows)
+    right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    left.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_floor(left: Any, right: Any, rows: Sequence[Row]) -> None:
     floor: dict[int, float] = {}  # of one network: the least that its variants found
     for row in rows:
         floor[row.batch] = min(row.floor, floor.get(row.batch, row.floor))
@@ -87,9 +98,6 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     samples = rows[0].samples_in_epoch
     left.plot(batch, update, "--", color="0.4", label="floor", zorder=1)
     right.plot(batch, update * samples / batch, "--", color="0.4", label="floor", zorder=1)
-    right.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    left.legend(frameon=False)
-    figure.savefig(path, dpi=150)
 
 
 def _readable(seconds: float, _: int) -> str:

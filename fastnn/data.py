@@ -9,19 +9,33 @@ import numpy.typing as npt
 
 from fastnn.errors import DeviceError, DTypeError, ShapeError
 
-__all__ = ["Data", "Inputs", "as_array", "as_rows", "describe"]
+__all__ = ["Data", "Inputs", "as_array", "as_rows", "check_rows", "describe", "is_on_gpu"]
 
 Array: TypeAlias = npt.NDArray[Any]
 Inputs: TypeAlias = tuple[tuple[tuple[int, ...], np.dtype[Any]], ...]
 
-_CPU = (1, 3)  # DLPack's numbers for memory that the CPU can read
+_CPU, _CUDA = (1, 3), 2  # DLPack's numbers for memory that the CPU can read, and for a GPU's
 
 
 @dataclass(frozen=True)
 class Data:
-    """Samples, targets and, if given, weights: arrays of equal length."""
+    """Samples, targets and, if given, weights: arrays of equal length.
 
-    arrays: tuple[Array, ...]
+    Attributes
+    ----------
+    arrays : tuple of array
+        On the host; samples of a GPU's memory as `DeviceArray`.
+    on_device : tuple of DeviceArray
+        All of them on a GPU, once that pays.
+    """
+
+    arrays: tuple[Any, ...]
+    on_device: tuple[Any, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Any, ...]:
+        """What steps read."""
+        return self.on_device or self.arrays
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -32,7 +46,8 @@ class Data:
 
     def rows(self, first: int, end: int) -> "Data":
         """Some consecutive rows."""
-        return Data(tuple(a[first:end] for a in self.arrays))
+        host, device = (tuple(a[first:end] for a in b) for b in (self.arrays, self.on_device))
+        return Data(host, device)
 
     def split(self, share: float) -> tuple["Data", "Data"]:
         """All but the last share of the rows, and these."""
@@ -81,16 +96,28 @@ def as_rows(
     ShapeError without rows unless `empty` allows that.
     """
     array = as_array(where, name, value)
-    if array.dtype not in dtypes:
-        names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
-        raise DTypeError(f"{where}: {name} must be {names}, got {describe(array)}; use .astype")
-    if array.ndim == 0 or (array.shape[0] == 0 and not empty):
-        raise ShapeError(f"{where}: {name} must have at least one row, got {array.shape}")
+    check_rows(where, name, array, dtypes, empty=empty)
     if array.flags.c_contiguous and array.flags.aligned:
         return array
     return np.array(array, order="C")
 
 
-def describe(array: Array) -> str:
+def check_rows(
+    where: str, name: str, array: Any, dtypes: Sequence[npt.DTypeLike], *, empty: bool = False
+) -> None:
+    """Raise DTypeError or ShapeError as `as_rows` does."""
+    if array.dtype not in dtypes:
+        names = " or ".join(np.dtype(dtype).name for dtype in dtypes)
+        raise DTypeError(f"{where}: {name} must be {names}, got {describe(array)}; use .astype")
+    if array.ndim == 0 or (array.shape[0] == 0 and not empty):
+        raise ShapeError(f"{where}: {name} must have at least one row, got {array.shape}")
+
+
+def is_on_gpu(value: Any) -> bool:
+    """Whether it is an array in the memory of a CUDA device."""
+    return hasattr(value, "__dlpack_device__") and value.__dlpack_device__()[0] == _CUDA
+
+
+def describe(array: Any) -> str:
     """For messages: ``float32 (2, 3)``."""
     return f"{array.dtype} {array.shape}"

@@ -95,6 +95,13 @@ class Native:
         Calls of `fastnn.ops` alone.
     buffers : sequence of array
         What the body changes besides its results and gradients.
+
+    Attributes
+    ----------
+    plan : Plan
+        The recording.
+    results : dict of str to array
+        Where body and commit leave their results.
     """
 
     def __init__(
@@ -105,38 +112,41 @@ class Native:
         commit: Commit,
         buffers: Sequence[Array] = (),
     ) -> None:
-        self._plan = _core.Plan(arena)
-        with self._plan:
-            placeholders = [self._plan.input(shape, dtype.name) for shape, dtype in inputs]
-            self._results = body(*placeholders)
-            self._plan.mark_commit()
-            self._results |= commit()
+        self.plan = _core.Plan(arena)
+        with self.plan:
+            placeholders = [self.plan.input(shape, dtype.name) for shape, dtype in inputs]
+            self.results = body(*placeholders)
+            self.plan.mark_commit()
+            self.results |= commit()
         for buffer in buffers:
-            self._plan.keep(buffer)
+            self.plan.keep(buffer)
         self._single: _core.Single | None = None
 
     def run(self, job: Job) -> int:
-        return self._plan.run(
-            list(job.sources),
-            count=job.count,
-            first_row=job.first_row,
-            shuffle=job.shuffle,
-            wrap=job.wrap,
-            seed=job.seed,
-            epoch=job.epoch,
-            lr=job.lr,
-            clock=job.clock,
-            records=[(self._results[name], array) for name, array in job.results.items()],
-            update=job.update,
-            guard=self._results.get("nonfinite") if job.update else None,
-            seconds=job.seconds,
-        )
+        return self.plan.run(list(job.sources), **self.arguments(job))
+
+    def arguments(self, job: Job) -> dict[str, Any]:
+        """What a plan's run takes besides the sources."""
+        return {
+            "count": job.count,
+            "first_row": job.first_row,
+            "shuffle": job.shuffle,
+            "wrap": job.wrap,
+            "seed": job.seed,
+            "epoch": job.epoch,
+            "lr": job.lr,
+            "clock": job.clock,
+            "records": [(self.results[name], array) for name, array in job.results.items()],
+            "update": job.update,
+            "guard": self.results.get("nonfinite") if job.update else None,
+            "seconds": job.seconds,
+        }
 
     def single(self, clock: _core.Clock, labels: tuple[int, int] | None) -> _core.Single:
         """Single steps, each on all rows of its arrays; see `_core.Single`."""
         if self._single is None:
-            loss, guard = self._results["loss"], self._results.get("nonfinite")
-            self._single = _core.Single(self._plan, clock, loss, labels, guard)
+            loss, guard = self.results["loss"], self.results.get("nonfinite")
+            self._single = _core.Single(self.plan, clock, loss, labels, guard)
         return self._single
 
     def profile(self, job: Job) -> list[Stage]:
@@ -146,17 +156,17 @@ class Native:
         return [Stage(*work, float(mean)) for work, mean in zip(self.work, means, strict=True)]
 
     def result(self, name: str) -> Array:
-        return np.array(self._results[name])
+        return np.array(self.results[name])
 
     @property
     def stages(self) -> list[str]:
         """What a step with an update does: ops, some of them fused."""
-        return self._plan.stages
+        return self.plan.stages
 
     @property
     def work(self) -> list[tuple[str, int, int]]:
         """Name with shape, FLOPs and bytes of each stage."""
-        return self._plan.work
+        return self.plan.work
 
 
 class Direct:

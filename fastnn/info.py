@@ -3,7 +3,10 @@
 import os
 import platform
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from fastnn import _core
@@ -27,6 +30,34 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _torch_facts() -> dict[str, Any]:
+    """Of the operators for PyTorch, which are imported on demand only."""
+    adapter = sys.modules.get("fastnn.torch")
+    library = Path(_core.__file__).with_name("_torch.so")
+    if adapter is None:
+        return {"native_library": library.exists(), "operators": "not imported"}
+    return {
+        "native_library": library.exists(),
+        "operators": "native" if adapter.native else "python",
+        "why_not_native": adapter.why_not_native,
+    }
+
+
+def jax_native() -> tuple[Any, str | None]:
+    """The module that XLA calls and None, or None and the reason why there is none."""
+    if find_spec("fastnn._jax") is None:
+        return None, "JAX was not there when fastnn was built"
+    try:
+        return import_module("fastnn._jax"), None
+    except ImportError as error:
+        return None, str(error)
+
+
+def _jax_facts() -> dict[str, Any]:
+    native, reason = jax_native()
+    return {"calls": "native"} if native else {"calls": "through Python", "reason": reason}
+
+
 def _facts() -> dict[str, Any]:
     levels = _core.isa_levels()
     return {
@@ -46,11 +77,13 @@ def _facts() -> dict[str, Any]:
             "affinity": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         },
         "cuda": _core.cuda_facts(),
+        "torch": _torch_facts(),
+        "jax": _jax_facts(),
     }
 
 
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Show versions, instruction sets, threads and CUDA, in use and available.
+    """Show versions, instruction sets, threads, CUDA and operators, in use and available.
 
     Parameters
     ----------
@@ -60,7 +93,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        With ``mode='dicts'``, the keys ``fastnn``, ``cpu`` and ``cuda``.
+        With ``mode='dicts'``, the keys ``fastnn``, ``cpu``, ``cuda``, ``torch`` and ``jax``.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from fastnn import initializers
+from fastnn import _core, initializers
 from fastnn.arguments import seed_number
 from fastnn.errors import DTypeError, ShapeError
 
@@ -73,6 +73,9 @@ class Layer:
     recordable: bool = False
     needs_input_grad: bool = True
     seed: int | None = None
+    # settle(write), if there is one: called before the live arrays are read, or written. That of a
+    # Trainer on a GPU brings them up to date.
+    settle: Callable[[bool], None] | None = None
 
     def __init_subclass__(cls) -> None:
         """A class with a forward of its own is recordable only if it says so."""
@@ -133,6 +136,7 @@ class Layer:
 
     def first_use(self, x: Array) -> None:
         """Build, drawing from `seed`, unless that was done before: for the first input `x`."""
+        self._settle(write=True)
         if self._ready:
             return
         xp = _library(f"{type(self).__name__}: x", x)
@@ -292,7 +296,18 @@ class Layer:
             return self.params if self._slots[name].trainable else self.buffers
         return self.params if name in self.params else self.buffers
 
+    def _settle(self, write: bool) -> None:
+        """Call `settle`, but for ops that are only recorded: these touch no array."""
+        if self.settle is not None and not _core.is_recording():
+            self.settle(write)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: the arrays as they are now, and no Trainer."""
+        self._settle(write=False)
+        return {name: value for name, value in vars(self).items() if name != "settle"}
+
     def _read(self, name: str) -> Array:
+        self._settle(write=False)
         if name not in self._held(name):
             raise AttributeError(
                 f"{type(self).__name__}: {name} is drawn at the first use; call build() before"
@@ -318,6 +333,7 @@ class Layer:
         return value
 
     def _write(self, name: str, value: Array) -> None:
+        self._settle(write=True)
         if self._dtype is None:
             self._dtype = value.dtype
         held = self._held(name)

@@ -10,7 +10,7 @@ a `BatchNorm` with the `ReLU` behind it. The results are those of the single lay
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -210,6 +210,8 @@ class BatchNorm(BuiltIn):
     bias = Snapshot()
     running_mean = Snapshot()
     running_var = Snapshot()
+    # In training synchronised(x, activation) takes the place of forward_fused, if it is given.
+    synchronised: Callable[[Array, str | None], tuple[Array, Backprop]] | None = None
 
     def __init__(
         self,
@@ -240,6 +242,8 @@ class BatchNorm(BuiltIn):
         """The normalised batch, with a relu if one is given, and its gradient."""
         self.first_use(x)
         name = activation.epilogue if activation else None
+        if training and self.synchronised is not None:
+            return self.synchronised(x, name)
         gamma = self.params.get("weight")
         y, mean, rstd = ops.batch_norm(
             x,
@@ -336,9 +340,10 @@ class LayerNorm(BuiltIn):
 
 
 class _Activation(BuiltIn):
-    """``fastnn.ops.<op>(x, **options())``, with the gradient ``<op>_backward``."""
+    """``fastnn.ops.<op>(x, **options())``, with the gradient ``backward``, ``<op>_backward``."""
 
     op: str
+    backward: str = ""
     from_output: bool = False  # the gradient takes y instead of x
     in_place: ClassVar[bool] = True  # dx may replace dy
     recordable = True
@@ -364,7 +369,8 @@ class _Activation(BuiltIn):
     def gradient(self, dy: Array, saved: Array, overwrite: bool) -> Array:
         """Gradient of the input from that of the output and the saved input or output."""
         out = dy if overwrite and self.in_place else None
-        return getattr(ops, self.op + "_backward")(dy, saved, **self.options(), out=out)
+        backward = getattr(ops, self.backward or self.op + "_backward")
+        return backward(dy, saved, **self.options(), out=out)
 
 
 class ReLU(_Activation):
@@ -409,6 +415,7 @@ class Sigmoid(_Activation):
     """``1 / (1 + exp(-x))``."""
 
     op = "sigmoid"
+    backward, from_output = "sigmoid_backward_from_output", True
 
 
 class HardSigmoid(_Activation):
@@ -421,6 +428,7 @@ class Tanh(_Activation):
     """``tanh(x)``."""
 
     op = "tanh"
+    backward, from_output = "tanh_backward_from_output", True
 
 
 class GELU(_Activation):
@@ -527,6 +535,7 @@ class Dropout(BuiltIn):
 
     recordable = True
     shared_counter: bool = False
+    rank: int = 0  # of the process, if a Trainer is one of several: each draws other bits
 
     def __init__(self, p: float = 0.5, seed: int | None = None) -> None:
         super().__init__()
@@ -552,7 +561,8 @@ class Dropout(BuiltIn):
         self.first_use(x)
         assert self.seed is not None  # since build
         offset = self.offset if self.shared_counter else int(self.offset)
-        y, mask = ops.dropout(x, self.p, seed=self.seed, offset=offset)
+        seed = (self.seed + self.rank) % (1 << 64)
+        y, mask = ops.dropout(x, self.p, seed=seed, offset=offset)
         if not self.shared_counter:
             self.offset += 1
 

@@ -43,6 +43,7 @@ __all__ = [
     "sgd_step",
     "sigmoid",
     "sigmoid_backward",
+    "sigmoid_backward_from_output",
     "sigmoid_cross_entropy",
     "silu",
     "silu_backward",
@@ -54,6 +55,7 @@ __all__ = [
     "take_rows",
     "tanh",
     "tanh_backward",
+    "tanh_backward_from_output",
 ]
 
 def matmul(
@@ -108,6 +110,12 @@ def sigmoid_backward(
     *,
     out: Array | tuple[Array | None, ...] | None = None,
 ) -> Array: ...
+def sigmoid_backward_from_output(
+    dy: Array,
+    y: Array,
+    *,
+    out: Array | tuple[Array | None, ...] | None = None,
+) -> Array: ...
 def hard_sigmoid(
     x: Array,
     *,
@@ -127,6 +135,12 @@ def tanh(
 def tanh_backward(
     dy: Array,
     x: Array,
+    *,
+    out: Array | tuple[Array | None, ...] | None = None,
+) -> Array: ...
+def tanh_backward_from_output(
+    dy: Array,
+    y: Array,
     *,
     out: Array | tuple[Array | None, ...] | None = None,
 ) -> Array: ...

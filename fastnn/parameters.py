@@ -1,6 +1,7 @@
 """All parameters of a model, and all gradients, in one flat array each."""
 
 import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,10 +28,16 @@ class FlatParameters:
     ----------
     values, grads : ndarray (n,)
         Parameters and gradients.
+    settle : callable
+        As `Layer.settle`.
     """
 
     def __init__(self, model: Layer, dtype: np.dtype[Any]) -> None:
         self._model = model
+        self.settle: Callable[[bool], None] = _nothing_to_settle
+        for _, layer in model.named_layers():
+            layer._settle(write=False)  # with the Trainer that had them before
+            layer.settle = None
         self._parts: list[tuple[str, int, tuple[int, ...]]] = []  # name, first element, shape
         places: list[tuple[Layer, str]] = []
         end = 0
@@ -98,12 +105,18 @@ class FlatParameters:
 
     def snapshot(self) -> list[Array]:
         """Copies of parameters and buffers."""
+        self.settle(False)
         return [a.copy() for a in (self.values, *self.buffers)]
 
     def restore(self, snapshot: list[Array]) -> None:
         """Go back to a snapshot."""
+        self.settle(True)
         for array, old in zip((self.values, *self.buffers), snapshot, strict=True):
             array[...] = old
+
+
+def _nothing_to_settle(write: bool) -> None:
+    pass
 
 
 def _aligned(size: int, dtype: np.dtype[Any]) -> Array:

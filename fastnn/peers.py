@@ -1,7 +1,8 @@
 """The same training step in other libraries, to be timed beside fastnn's own.
 
 Each function takes the initial weights and one batch and returns a call that makes one update on
-it (softmax cross-entropy, Adam) and returns the loss from before the update: PyTorch with its fused
+it (softmax cross-entropy, Adam) and returns the loss from before the update, which a GPU may still
+be at work on: PyTorch with its fused
 Adam, JAX compiled with donated buffers, scikit-learn's ``partial_fit``, each as its users would
 write it for speed. A library is imported when its step is first made.
 """
@@ -9,7 +10,7 @@ write it for speed. A library is imported when its step is first made.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +29,10 @@ _BN_MOMENTUM, _BN_EPS = 0.1, 1e-5
 
 
 class Setup(NamedTuple):
-    """What a step starts from; ``weights`` holds each Linear's (weight, bias)."""
+    """What a step starts from; ``weights`` holds each Linear's (weight, bias).
+
+    ``device`` is 'cpu' or 'cuda'; ``compiler`` are arguments of torch.compile.
+    """
 
     weights: Sequence[tuple[Array, Array]]
     batch_norm: bool
@@ -36,14 +40,21 @@ class Setup(NamedTuple):
     y: Array
     lr: float
     threads: int
+    device: str = "cpu"
+    compiler: Mapping[str, Any] = {}
 
 
 class Peer(NamedTuple):
-    """A library to compare with: its package, whether it has batch norm, the maker of its step."""
+    """A library to compare with: its package, whether it has batch norm, what makes its update."""
 
     package: str
     batch_norm: bool
-    step: Callable[[Setup], Step]
+    update: Callable[[Setup], Callable[[], Any]]
+
+    def step(self, setup: Setup) -> Step:
+        """Return a call that makes an update and waits for its loss."""
+        update = self.update(setup)
+        return lambda: float(update())
 
     def version(self) -> str:
         """Return the installed version."""
@@ -55,7 +66,7 @@ class Peer(NamedTuple):
             ) from None
 
 
-def _torch(setup: Setup, compiled: bool = False) -> Step:
+def _torch(setup: Setup, compiled: bool = False) -> Callable[[], Any]:
     torch: Any = import_module("torch")
     torch.set_num_threads(setup.threads)
     model = torch.nn.Sequential()
@@ -69,29 +80,31 @@ def _torch(setup: Setup, compiled: bool = False) -> Step:
             {"weight": torch.tensor(weight.T.copy()), "bias": torch.tensor(bias)}
         )
         model.append(linear)
+    model.to(setup.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=setup.lr, fused=True)
-    x, y = torch.tensor(setup.x), torch.tensor(setup.y)
+    x, y = (torch.tensor(array, device=setup.device) for array in (setup.x, setup.y))
 
     def forward(x: Any, y: Any) -> Any:
         return torch.nn.functional.cross_entropy(model(x), y)
 
     if compiled:
         torch.compiler.reset()  # else the shapes of earlier steps count against a limit
-        forward = torch.compile(forward, dynamic=False)
+        forward = torch.compile(forward, dynamic=False, **setup.compiler)
 
-    def step() -> float:
+    def update() -> Any:
         optimizer.zero_grad(set_to_none=True)
         loss = forward(x, y)
         loss.backward()
         optimizer.step()
-        return float(loss.item())
+        return loss.detach()
 
-    return step
+    return update
 
 
-def _jax(setup: Setup) -> Step:
+def _jax(setup: Setup) -> Callable[[], Any]:
     os.environ["NPROC"] = str(setup.threads)  # the size of its thread pool, read at import
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if setup.device == "cpu":
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     jax: Any = import_module("jax")
     jnp: Any = jax.numpy
 
@@ -140,12 +153,12 @@ def _jax(setup: Setup) -> Step:
     state = (params, m, v, jnp.zeros(()), running)
     x, y = jnp.asarray(setup.x), jnp.asarray(setup.y)
 
-    def step() -> float:
+    def waited() -> Any:
         nonlocal state
         loss, state = jax.block_until_ready(update(state, x, y))
-        return float(loss)
+        return loss
 
-    return step
+    return waited
 
 
 def _sklearn(setup: Setup) -> Step:

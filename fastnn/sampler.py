@@ -18,17 +18,17 @@ class Batches:
         return self.first + self.size * self.count
 
 
-def cut(first: int, rows: int, size: int, *, drop_last: bool, no_single: bool) -> list[Batches]:
+def cut(first: int, rows: int, size: int, *, drop_last: bool, least: int) -> list[Batches]:
     """Cut the rows from `first` on into batches.
 
-    The last one has what is left over, or is left out with `drop_last`. With `no_single`, a single
-    row left over joins the batch before: batch norm can't take it alone.
+    The last one has what is left over, or is left out with `drop_last`. If that is fewer than
+    `least` rows, they join the batch before: batch norm can't take a single one.
     """
     count, rest = divmod(rows - first, size)
     if drop_last:
         rest = 0
-    if rest == 1 and no_single and count:
-        count, rest = count - 1, size + 1
+    if 0 < rest < least and count:
+        count, rest = count - 1, size + rest
     parts = [Batches(first, size, count), Batches(first + count * size, rest, int(rest > 0))]
     return [part for part in parts if part.count]
 

@@ -57,7 +57,7 @@ def _count(value: Any) -> int:
     return value
 
 
-def load(cls: type["Trainer"], path: str | Path, *given: Any) -> "Trainer":
+def load(cls: type["Trainer"], path: str | Path, device: str, *given: Any) -> "Trainer":
     """A Trainer as it was when `save` wrote the file."""
     arrays, metadata = checkpoint.load(path)
     parts = {
@@ -67,6 +67,7 @@ def load(cls: type["Trainer"], path: str | Path, *given: Any) -> "Trainer":
     try:
         trainer = cls(
             **parts,
+            device=device,
             precision=metadata["precision"],
             seed=metadata["seed"],
             clip_grad_norm=metadata["clip_grad_norm"],

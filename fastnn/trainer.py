@@ -1,8 +1,9 @@
 """The Trainer: a model, a loss and an optimizer compiled into native training steps.
 
 The first step of each batch size records the model's op calls into a plan (`fastnn.engine`); from
-then on a step, or a whole epoch, is one native call. Parameters, gradients and optimizer state
-are one flat array each, of which the layers hold views.
+then on a step, or a whole epoch, is one native call. On a GPU the plan becomes a graph there
+(`fastnn.resident`). Parameters, gradients and optimizer state are one flat array each, of which the
+layers hold views.
 """
 
 import math
@@ -18,15 +19,17 @@ from tqdm import tqdm
 
 from fastnn import _core, ops, saving
 from fastnn.arguments import positive_integer, seed_number
-from fastnn.data import Data, Inputs, as_array, as_rows, describe
+from fastnn.data import Data, Inputs, as_array, as_rows, check_rows, describe, is_on_gpu
+from fastnn.distributed import MPI, Shared, join, least_rows
 from fastnn.engine import Body, Direct, Eager, Job, Native, Program, Stage
-from fastnn.errors import DeviceError, DTypeError
+from fastnn.errors import DTypeError
 from fastnn.history import EarlyStopping, History
 from fastnn.layer import Layer
 from fastnn.layers import BatchNorm, Dropout, finish_backprop
 from fastnn.losses import Loss
 from fastnn.optimizers import Optimizer
 from fastnn.parameters import FlatParameters
+from fastnn.resident import OnDevice, Resident, device_number
 from fastnn.sampler import Batches, Position, cut
 from fastnn.schedules import Constant
 
@@ -71,11 +74,13 @@ class Trainer:
         For example ``CrossEntropy()``; its reduction must be 'mean' or 'sum'.
     optimizer : Optimizer
         For example ``Adam(lr=1e-3)``.
-    device : {'cpu'}, default 'cpu'
-        Where the training runs.
+    device : {'cpu', 'cuda', 'cuda:1', ...}, default 'cpu'
+        Where the training runs. On a GPU ('cuda' is the first) every layer, the loss and the
+        optimizer must be recordable; data may be arrays of the host, or of CuPy, PyTorch or JAX on
+        that GPU, and the model's arrays are brought to the host when they are looked at.
     precision : {'float32', 'float64', 'tf32', 'bf16'}, default 'float32'
-        Type of parameters and arithmetic. 'tf32' is float32 on a CPU; 'bf16' rounds the inputs of
-        the products to bfloat16 and sums in float32.
+        Type of parameters and arithmetic. 'tf32' is float32 on a CPU; on a GPU it rounds the inputs
+        of the products to 10 bits of mantissa. 'bf16' rounds them to bfloat16; sums are float32.
     seed : int, default 0
         0 .. 2^64 - 1. Initial values, the order of the batches and dropout follow from it.
     schedule : callable, optional
@@ -86,13 +91,18 @@ class Trainer:
     check_finite : bool, default False
         Raise FloatingPointError on a NaN or infinite gradient, with parameters and state as before
         the step. False lets it propagate, as in PyTorch.
+    distributed : {'mpi'} or fastnn.MPI, optional
+        This process is one of those that ``mpiexec`` started, which train one model: all are given
+        the same data, each works on its share of the rows of every batch, and all make the same
+        update. The result is that of one process up to rounding, except for dropout, of which
+        each draws its own bits. Every method that trains, and `save`, is to be called by all.
 
     Raises
     ------
     ValueError, TypeError
         For arguments out of range; one array registered as two parameters.
     DeviceError
-        For a device that this build has no kernels for.
+        Where there is no such GPU, no driver, or no CUDA kernels were built.
     """
 
     def __init__(
@@ -107,9 +117,12 @@ class Trainer:
         schedule: Schedule | None = None,
         clip_grad_norm: float | None = None,
         check_finite: bool = False,
+        distributed: str | MPI | None = None,
     ) -> None:
-        _check_arguments(loss, device, precision, clip_grad_norm)
+        _check_arguments(loss, precision, clip_grad_norm)
+        number = device_number(device)
         self.model, self.loss, self.optimizer = model, loss, optimizer
+        self._objective = loss
         self.device, self.precision = device, precision
         self.seed = seed_number("Trainer", seed)
         self.schedule: Schedule = Constant() if schedule is None else schedule
@@ -130,6 +143,8 @@ class Trainer:
         layers = [layer for _, layer in model.named_layers()]
         self._recordable = loss.recordable and all(layer.recordable for layer in layers)
         self._has_batch_norm = any(isinstance(layer, BatchNorm) for layer in layers)
+        self._resident = None if number is None else self._move(number)
+        self._ranks = None if distributed is None else join(self, distributed)
 
     @property
     def updates(self) -> int:
@@ -204,6 +219,7 @@ class Trainer:
         -------
         list of Stage
             In order; each has ``name``, ``flops``, ``bytes``, and the mean ``seconds`` of a step.
+            On a GPU the step is one stage, and the time is that of the device.
 
         Raises
         ------
@@ -211,7 +227,7 @@ class Trainer:
             For a layer, loss or optimizer of one's own, whose steps have no such stages.
         """
         program, job = self._several("profile", x, y, batch_size, n)
-        if not isinstance(program, Native):
+        if not isinstance(program, Native | OnDevice):
             raise TypeError("profile: needs a model, a loss and an optimizer that can be recorded")
         job.seconds = np.zeros(len(program.work))
         self._run(program, job)
@@ -232,6 +248,8 @@ class Trainer:
             By the names of `Layer.named_parameters`.
         """
         loss = self._single("loss_and_grad", x, y, sample_weight, None)
+        if self._resident is not None:
+            self._resident.pull_gradients()
         return loss, self._flat.gradients()
 
     def fit(
@@ -293,7 +311,7 @@ class Trainer:
         epochs = positive_integer("fit", "epochs", epochs)
         batch = positive_integer("fit", "batch_size", batch_size)
         data = self._data("fit", x, y, sample_weight)
-        data, validation = self._validation(data, validation_data, validation_split)
+        data, validation = self._validation(self._uploaded(data), validation_data, validation_split)
         stopping = _Stopping(self._flat, self._rule(early_stopping, validation is not None))
         if drop_last and len(data) < batch:
             raise ValueError(f"fit: drop_last leaves no batch of {batch} in {len(data)} samples")
@@ -309,7 +327,7 @@ class Trainer:
                 stop = stopping.update(history)
                 for callback in callbacks:
                     stop |= callback(history) is True
-                if stop:
+                if self._ranks.any(stop) if self._ranks else stop:
                     break
         stopping.restore()
         return history
@@ -326,7 +344,8 @@ class Trainer:
     ) -> dict[str, float]:
         """Loss, averaged over samples, and accuracy for classification; in inference mode."""
         batch = positive_integer("evaluate", "batch_size", batch_size)
-        return self._evaluate(self._data("evaluate", x, y, sample_weight), batch)
+        data = self._uploaded(self._data("evaluate", x, y, sample_weight))
+        return self._evaluate(data, batch)
 
     def predict(self, x: Array, *, batch_size: int = _INFERENCE_BATCH) -> Array:
         """The model's raw outputs, in inference mode.
@@ -343,11 +362,11 @@ class Trainer:
         ndarray (n, ...)
         """
         batch = positive_integer("predict", "batch_size", batch_size)
-        data = Data((as_rows("predict", "x", x, (self.dtype, np.uint8), empty=True),))
+        data = self._uploaded(Data((self._samples("predict", x, empty=True),)))
         pieces = []
         for first in range(0, max(len(data), 1), batch):
             program = self._program("predict", min(batch, len(data) - first), data)
-            program.run(Job(data.arrays, first_row=first))
+            program.run(Job(data.sources, first_row=first))
             pieces.append(program.result("pred"))
         return np.concatenate(pieces)
 
@@ -356,9 +375,12 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write weights, optimizer state, step, seed, schedule and sampler position.
 
-        The file (safetensors) appears whole or not at all.
+        The file (safetensors) appears whole or not at all; of several processes rank 0 writes it.
         """
-        saving.save(self, path)
+        if self._ranks is None:
+            saving.save(self, path)
+        else:
+            self._ranks.on_first(lambda: saving.save(self, path))
 
     @classmethod
     def load(
@@ -369,6 +391,8 @@ class Trainer:
         loss: Loss | None = None,
         optimizer: Optimizer | None = None,
         schedule: Schedule | None = None,
+        distributed: str | MPI | None = None,
+        device: str = "cpu",
     ) -> "Trainer":
         """Continue from a file that `save` wrote, with the bits of an unbroken run.
 
@@ -378,6 +402,10 @@ class Trainer:
             The checkpoint.
         model, loss, optimizer, schedule : optional
             Needed only for classes of one's own, which the file can't describe.
+        distributed : {'mpi'} or fastnn.MPI, optional
+            As for the Trainer; of any number of processes, whatever it was before.
+        device : str, default 'cpu'
+            Where to go on, whichever device the file comes from.
 
         Raises
         ------
@@ -386,7 +414,9 @@ class Trainer:
         OSError
             If it can't be read.
         """
-        return saving.load(cls, path, model, loss, optimizer, schedule)
+        trainer = saving.load(cls, path, device, model, loss, optimizer, schedule)
+        trainer._ranks = None if distributed is None else join(trainer, distributed)
+        return trainer
 
     # ---- one epoch --------------------------------------------------------------------------
 
@@ -396,7 +426,8 @@ class Trainer:
         begin = time.perf_counter()
         end = len(data) - len(data) % batch if drop_last else len(data)
         here = self._position = self._position.at(self.updates).entering(end)
-        parts = cut(here.row, len(data), batch, drop_last=drop_last, no_single=self._has_batch_norm)
+        least = least_rows(self._ranks, self._has_batch_norm)
+        parts = cut(here.row, len(data), batch, drop_last=drop_last, least=least)
         records: list[dict[str, Array]] = []
         losses: list[Array] = []
         for part in parts:
@@ -428,7 +459,7 @@ class Trainer:
         program = self._program("fit", part.size, data)
         rates = self._rates(part.count)
         self._position = Position(here.epoch, part.first, here.end, self.updates, part.size)
-        job = Job(data.arrays, part.count, part.first, shuffle, epoch=here.epoch, lr=rates)
+        job = Job(data.sources, part.count, part.first, shuffle, epoch=here.epoch, lr=rates)
         job.results = results
         self._run(program, job)
         return results | {"lr": rates}
@@ -455,7 +486,7 @@ class Trainer:
         if given is not None:
             if share:
                 raise ValueError("fit: give validation_data or validation_split, not both")
-            return data, self._data("fit: validation_data", *given)
+            return data, self._uploaded(self._data("fit: validation_data", *given))
         if not share:
             return data, None
         training, validation = data.split(share)
@@ -472,7 +503,7 @@ class Trainer:
             results = {"loss": np.empty(1, self.dtype)}
             if self.loss.classification:
                 results["correct"] = np.empty(1, np.int64)
-            job = Job(data.arrays, first_row=first, results=results)
+            job = Job(data.sources, first_row=first, results=results)
             self._program("evaluate", count, data).run(job)
             weight = self.loss.weight_of(*data.rows(first, first + count).arrays[1:])
             loss_sum += float(results["loss"][0]) * (weight if averages else 1.0)
@@ -529,7 +560,7 @@ class Trainer:
         program = self._program("step", len(data), data)
         losses = np.empty(1, self.dtype)
         rates = None if lr is None else np.array([lr])
-        job = Job(data.arrays, lr=rates, results={"loss": losses}, update=lr is not None)
+        job = Job(data.sources, lr=rates, results={"loss": losses}, update=lr is not None)
         self._run(program, job)
         if isinstance(program, Native):
             self._programs.single = program.single(self._clock, self._labels(data)).run
@@ -564,7 +595,7 @@ class Trainer:
             )
         self._leave_epoch()
         program = self._program("step", batch, data)
-        return program, Job(data.arrays, count, wrap=True, lr=self._rates(count))
+        return program, Job(data.sources, count, wrap=True, lr=self._rates(count))
 
     def _program(self, kind: str, batch: int, data: Data) -> Program:
         self._flat.check_held()
@@ -576,14 +607,25 @@ class Trainer:
         if kind not in bodies:
             return self._training_program(kind == "fit", batch, inputs)
         body, arena = bodies[kind], self._programs.arena
-        return Native(arena, inputs, body, dict) if self._recordable else Eager(batch, body, None)
+        if not self._recordable:
+            return Eager(batch, body, None)
+        return self._placed(Native(arena, inputs, body, dict))
+
+    def _placed(self, recorded: Native) -> Program:
+        """A recorded step on the Trainer's device."""
+        if self._resident is None:
+            return recorded
+        return OnDevice(self._resident, self._clock, self._programs.arena, recorded)
 
     def _training_program(self, numbers: bool, batch: int, inputs: Inputs) -> Program:
+        if self._ranks is not None and self._ranks.size > 1:
+            return Shared(self, numbers, batch, inputs)
+
         def body(*arrays: Any) -> dict[str, Any]:
             return self._training_body(numbers, *arrays)
 
         def commit() -> dict[str, Any]:
-            return self._commit(numbers)
+            return self._commit(numbers, self._flat.grads)
 
         arena, buffers = self._programs.arena, self._flat.buffers
         if not self.optimizer.recordable:
@@ -591,11 +633,11 @@ class Trainer:
             return Eager(batch, body, Direct(commit), state)
         if not self._recordable:
             return Eager(batch, body, Native(arena, (), dict, commit), buffers)
-        return Native(arena, inputs, body, commit, buffers)
+        return self._placed(Native(arena, inputs, body, commit, buffers))
 
     def _training_body(self, numbers: bool, x: Any, y: Any, *weight: Any) -> dict[str, Any]:
         pred, backprop = self.model.forward(x, training=True)
-        loss, dpred = self.loss(pred, y, *weight)
+        loss, dpred = self._objective(pred, y, *weight)
         results = {"loss": loss}
         if numbers and self.loss.classification:
             results["correct"] = self.loss.correct(pred, y)
@@ -608,15 +650,15 @@ class Trainer:
             results["nonfinite"] = ops.first_nonfinite(self._flat.grads)
         return results
 
-    def _commit(self, numbers: bool) -> dict[str, Any]:
+    def _commit(self, numbers: bool, grads: Array) -> dict[str, Any]:
         results = {}
         if self.clip_grad_norm is not None:
-            results["grad_norm"] = ops.clip_grad_norm(self._flat.grads, self.clip_grad_norm)
+            results["grad_norm"] = ops.clip_grad_norm(grads, self.clip_grad_norm)
         elif numbers:
-            results["grad_norm"] = ops.l2_norm(self._flat.grads)
+            results["grad_norm"] = ops.l2_norm(grads)
         self.optimizer.update(
             self._flat.values,
-            self._flat.grads,
+            grads,
             self._state,
             step=self._clock.step,
             lr=self._clock.lr,
@@ -635,25 +677,61 @@ class Trainer:
 
     # ---- arguments --------------------------------------------------------------------------
 
+    def _move(self, number: int) -> Resident:
+        """Give the model's arrays and the optimizer's copies on a GPU."""
+        if not (self._recordable and self.optimizer.recordable):
+            raise TypeError(
+                "Trainer: on a GPU every layer, the loss and the optimizer must be recordable"
+            )
+        live = (self._flat.values, *self._state.values(), *self._flat.buffers)
+        resident = Resident(number, self._clock, live, self._flat.grads)
+        self._flat.settle = resident.settle
+        for _, layer in self.model.named_layers():
+            layer.settle = resident.settle
+        return resident
+
+    def _uploaded(self, data: Data) -> Data:
+        """The data where the steps run."""
+        return data if self._resident is None else self._resident.upload(data)
+
     def _prepare_layers(self) -> None:
         self.model.needs_input_grad = False
         for _, layer in self.model.named_layers():
             if hasattr(layer, "precision"):
-                layer.precision = "bf16" if self.precision == "bf16" else None
+                layer.precision = self.precision if self.precision in ("tf32", "bf16") else None
             if isinstance(layer, Dropout):
                 layer.offset, layer.shared_counter = self._clock.updates, True
+                layer.rank = 0
+            if isinstance(layer, BatchNorm):
+                layer.synchronised = None
 
     def _data(self, where: str, x: Any, y: Any, sample_weight: Any | None = None) -> Data:
-        samples = as_rows(where, "x", x, (self.dtype, np.uint8))
-        arrays = [samples, self._targets(where, samples, y)]
+        samples = self._samples(where, x)
+        arrays: list[Any] = [samples, self._targets(where, samples, y)]
         if sample_weight is not None:
-            arrays.append(as_rows(where, "sample_weight", sample_weight, (self.dtype,)))
+            weight = self._on_host(where, "sample_weight", sample_weight)
+            arrays.append(as_rows(where, "sample_weight", weight, (self.dtype,)))
         data = Data(tuple(arrays))
         data.check_lengths(where)
         return data
 
+    def _samples(self, where: str, x: Any, *, empty: bool = False) -> Any:
+        """`x` as rows on the host, or where they lie on the Trainer's GPU."""
+        dtypes = (self.dtype, np.uint8)
+        if self._resident is None or not is_on_gpu(x):
+            return as_rows(where, "x", x, dtypes, empty=empty)
+        rows = self._resident.device.borrow(x, where, "x")
+        check_rows(where, "x", rows, dtypes, empty=empty)
+        return rows
+
+    def _on_host(self, where: str, name: str, array: Any) -> Any:
+        """An array of the Trainer's GPU as a copy on the host, others as they are."""
+        if self._resident is None or not is_on_gpu(array):
+            return array
+        return self._resident.device.borrow(array, where, name).numpy()
+
     def _targets(self, where: str, x: Array, y: Any) -> Array:
-        y = as_array(where, "y", y)
+        y = as_array(where, "y", self._on_host(where, "y", y))
         if not self.loss.integer_targets or y.ndim > 1:
             return as_rows(where, "y", y, (self.dtype,))
         if y.dtype.kind not in "iu":
@@ -668,7 +746,7 @@ class Trainer:
         if key not in self._class_counts:
             row = Data((x[:1],))
             program = self._program("predict", 1, row)
-            program.run(Job(row.arrays))
+            program.run(Job(row.sources))
             self._class_counts[key] = program.result("pred").shape[-1]
         return self._class_counts[key]
 
@@ -708,11 +786,7 @@ class _Stopping:
             self._flat.restore(self._weights)
 
 
-def _check_arguments(loss: Loss, device: str, precision: str, clip_grad_norm: float | None) -> None:
-    if device == "cuda":
-        raise DeviceError("Trainer: device 'cuda': training steps run on the CPU alone as yet")
-    if device != "cpu":
-        raise ValueError(f"Trainer: device must be 'cpu' or 'cuda', got {device!r}")
+def _check_arguments(loss: Loss, precision: str, clip_grad_norm: float | None) -> None:
     if precision not in _PRECISIONS:
         raise ValueError(f"Trainer: precision must be one of {_PRECISIONS}, got {precision!r}")
     if getattr(loss, "reduction", "mean") not in ("mean", "sum"):

@@ -526,9 +526,9 @@ def test_arrays_of_two_devices_are_refused_by_name():
         ops.relu(to_device(x, 7))
     with pytest.raises(TypeError, match="relu_backward: x is an array of NumPy but"):
         ops.relu_backward(to_device(x), x)
-    both = [to_device(x), to_device(x, like=InterfaceArray)]
+    both = [[to_device(x), to_device(x, like=InterfaceArray)] for _ in range(2)]
     with pytest.raises(TypeError, match=r"sgd_step: param\[1\] is an array of __cuda_array_interf"):
-        ops.sgd_step(both, both, lr=0.1)
+        ops.sgd_step(*both, lr=0.1)
     with pytest.raises(ValueError, match=r"sgd_step: param\[1\] is on another device than \[0\]"):
         ops.sgd_step([to_device(x), to_device(x, 1)], [to_device(x), to_device(x, 1)], lr=0.1)
 

@@ -66,6 +66,7 @@ class Emulator:
             ("emu_awaited_stream", ctypes.c_void_p, ()),
             ("emu_set_capturing", None, (ctypes.c_int,)),
             ("emu_launches", ctypes.c_int, ()),
+            ("emu_replays", ctypes.c_int, ()),
             ("emu_current_device", ctypes.c_int, ()),
         ):
             function = getattr(library, name)

@@ -98,6 +98,10 @@ def sigmoid_backward(dy, x):
     return dy * sigmoid(x) * sigmoid(-x)
 
 
+def sigmoid_backward_from_output(dy, y):
+    return dy * y * (1 - y)
+
+
 def hard_sigmoid(x):
     return np.clip(x / 6 + 0.5, 0, 1)
 
@@ -112,6 +116,10 @@ def tanh(x):
 
 def tanh_backward(dy, x):
     return dy * 4 * sigmoid(2 * x) * sigmoid(-2 * x)
+
+
+def tanh_backward_from_output(dy, y):
+    return dy * (1 - y) * (1 + y)
 
 
 def gelu(x):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SECTIONS = ("ops", "networks", "calls", "bf16", "busy", "epochs", "memory")
+SECTIONS = ("ops", "networks", "calls", "bf16", "busy", "epochs", "sklearn", "memory")
 TIMED = SECTIONS[:-1]
 
 pytest.importorskip("threadpoolctl")

@@ -22,8 +22,9 @@ CUDA = fnn.show_config("dicts")["cuda"]
 needs_cuda = pytest.mark.skipif(not CUDA["built"], reason="built without CUDA kernels")
 
 
-def test_ops_on_device_arrays_in_the_emulator(tmp_path):
-    """All of cuda_emulated.py, in a process that the emulator may end."""
+@pytest.mark.parametrize("tests", ["cuda_emulated.py", "cuda_training_emulated.py"])
+def test_in_the_emulator(tmp_path, tests):
+    """All of that file, in a process that the emulator may end."""
     if simt_build.missing():
         pytest.skip(f"the emulator needs {simt_build.missing()}")
     folder = os.environ.get("FASTNN_SIMT_BUILD_DIR", str(tmp_path))
@@ -34,7 +35,7 @@ def test_ops_on_device_arrays_in_the_emulator(tmp_path):
     }
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, str(Path(__file__).parent / "cuda_emulated.py")],
+        [*command, str(Path(__file__).parent / tests)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

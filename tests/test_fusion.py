@@ -245,3 +245,64 @@ def test_a_weight_that_is_read_again_is_not_updated_early(fused):
         assert not fused()
         runs.append(fingerprint(ours))
     assert runs[0] == runs[1]
+
+
+# ---- blocks of rows --------------------------------------------------------------------------
+
+SMALL = {
+    "tanh": lambda: [fnn.Linear(20, 24), fnn.Tanh(), fnn.Linear(24, 10), fnn.Tanh()],
+    "sigmoid, no bias": lambda: [fnn.Linear(20, 33, bias=False), fnn.Sigmoid()],
+    "dropout between": lambda: [fnn.Linear(20, 24), fnn.ReLU(), fnn.Dropout(0.3)],
+    "batch norm between": lambda: [fnn.Linear(20, 24), fnn.ReLU(), fnn.BatchNorm(24), fnn.GELU()],
+    "one after the other": lambda: [fnn.GELU(), fnn.Linear(20, 9), fnn.GELU(), fnn.SiLU()],
+}
+
+
+def small(name, kind=fnn.Sequential, **options):
+    layers = SMALL[name]()
+    width = next(layer.out_features for layer in layers[::-1] if isinstance(layer, fnn.Linear))
+    return trainer(kind(*layers, fnn.Linear(width, 12), fnn.ReLU(), fnn.Linear(12, 5)), **options)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64", "bf16"])
+@pytest.mark.parametrize("batch", [2304, 4999])
+@pytest.mark.parametrize("name", SMALL)
+def test_small_layers_go_through_blocks_of_rows(name, batch, precision, monkeypatch):
+    x, y = data(batch, dtype="float64" if precision == "float64" else "float32")
+    made = []
+    monkeypatch.setattr("fastnn.trainer.Native", recording(made))
+    separate = small(name, Plain, precision=precision)
+    losses = [separate.step(x, y) for _ in range(3)]
+    _, gradients = separate.loss_and_grad(x, y)
+    for count in (1, 3):
+        with threads(count):
+            made.clear()
+            ours = small(name, precision=precision)
+            assert_array_equal(ours.steps(x, y, batch_size=batch, n=3), losses)
+            assert fingerprint(ours) == fingerprint(separate)
+            for key, gradient in ours.loss_and_grad(x, y)[1].items():
+                assert_array_equal(gradient, gradients[key], key)
+            blocks = [stage for stage in made[-1].stages if stage.startswith("blocks: ")]
+            assert len(blocks) >= 2
+            assert all("; " in stage for stage in blocks)
+
+
+def test_blocks_are_for_many_rows_and_small_layers(monkeypatch):
+    x, y = data(4000)
+    made = []
+    monkeypatch.setattr("fastnn.trainer.Native", recording(made))
+    small("tanh").step(x[:1000], y[:1000])
+    wide(hidden=300).step(x, y)
+    assert not [stage for plan in made for stage in plan.stages if stage.startswith("blocks: ")]
+
+
+def test_blocks_of_bytes(monkeypatch):
+    x, y = images(3000)
+    made = []
+    monkeypatch.setattr("fastnn.trainer.Native", recording(made))
+    ours, separate = of_bytes(hidden=16), of_bytes(Plain, hidden=16)
+    losses = [separate.step(x, y) for _ in range(3)]
+    made.clear()
+    assert_array_equal(ours.steps(x, y, batch_size=3000, n=3), losses)
+    assert fingerprint(ours) == fingerprint(separate)
+    assert any(stage.startswith("blocks: ") for stage in made[-1].stages)

@@ -1,8 +1,8 @@
 """fastnn on a real GPU: `pytest -m gpu`, of which CONTRIBUTING.md tells more.
 
 Every op that has a CUDA kernel against its meaning and against PyTorch on the device; arrays of
-three libraries, streams and captured graphs, memory that runs out; the programs of tests/simt on
-the GPU instead of the emulator, and under compute-sanitizer.
+three libraries, streams and captured graphs, memory that runs out; training beside the CPU's; the
+programs of tests/simt on the GPU instead of the emulator, and under compute-sanitizer.
 """
 
 import os
@@ -30,6 +30,7 @@ from test_ops import (  # noqa: F401
     test_torch_agrees_on_ten_steps,
 )
 from tolerances import assert_close
+from trainers import arrays, data, fingerprint, network, trainer
 
 import fastnn as fnn
 from fastnn import ops
@@ -408,6 +409,50 @@ def test_other_types_are_refused():
         ops.relu(torch.ones(3, device="cuda", requires_grad=True))
     with pytest.raises((TypeError, ValueError), match="relu_backward: x is"):
         ops.relu_backward(torch.ones(3, device="cuda"), torch.ones(3))
+
+
+# ---- training ----------------------------------------------------------------------------------
+
+
+def trained(device, x, y, epochs=2, **options):
+    made = trainer(network(dropout=0.2), device=device, **options)
+    made.fit(x, y, epochs=epochs, batch_size=32, progress=False)
+    return made
+
+
+def test_training_agrees_with_the_cpu():
+    options = {"optimizer": fnn.SGD(lr=0.05, momentum=0.9), "precision": "float64"}
+    x, y = data(203, "float64")
+    values, expected = (arrays(trained(at, x, y, **options)) for at in ("cuda", "cpu"))
+    for name, value in values.items():
+        np.testing.assert_allclose(value, expected[name], 1e-8, 1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_training_repeats_to_the_bit(precision):
+    options = {"precision": precision, "clip_grad_norm": 0.5, "check_finite": True}
+    first, second = (trained("cuda", *data(), **options) for _ in range(2))
+    assert fingerprint(first) == fingerprint(second)
+
+
+def test_training_on_arrays_of_the_gpu():
+    torch = pytest.importorskip("torch")
+    x, y = data()
+    there = [torch.tensor(array, device="cuda") for array in (x, y)]
+    assert fingerprint(trained("cuda", *there)) == fingerprint(trained("cuda", x, y))
+
+
+def test_checkpoints_move_between_devices(tmp_path):
+    path = tmp_path / "model.safetensors"
+    made = trained("cuda", *data())
+    made.save(path)
+    moved = fnn.Trainer.load(path)
+    assert fingerprint(moved) == fingerprint(made)
+    moved.save(path)
+    again = fnn.Trainer.load(path, device="cuda")
+    for each in (made, again):
+        each.fit(*data(), batch_size=32, progress=False)
+    assert fingerprint(again) == fingerprint(made)
 
 
 # ---- the programs of tests/simt ----------------------------------------------------------------

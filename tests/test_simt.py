@@ -61,6 +61,7 @@ CORRECT = [
     "transfers",
     "ops",
     "matmul_ops",
+    "steps",
 ]
 
 

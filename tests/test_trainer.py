@@ -1212,8 +1212,13 @@ def test_steps_refuse_less_than_a_batch():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"device": "cuda"}, fnn.DeviceError, "on the CPU alone"),
-        ({"device": "tpu"}, ValueError, "device must be 'cpu' or 'cuda'"),
+        ({"device": "cuda:63"}, fnn.DeviceError, "^Trainer: device 'cuda:63': "),
+        (
+            {"device": "cuda:x"},
+            ValueError,
+            "device must be 'cpu', 'cuda' or 'cuda:N', got 'cuda:x'",
+        ),
+        ({"device": "tpu"}, ValueError, "device must be 'cpu', 'cuda' or"),
         ({"precision": "float16"}, ValueError, "precision must be one of"),
         ({"seed": -1}, ValueError, "seed"),
         ({"seed": 2**64}, ValueError, "seed"),

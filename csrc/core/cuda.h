@@ -2,6 +2,7 @@
 // modules so that a machine without CUDA needs nothing of it; no CUDA header is included here.
 // Every function leaves the calling thread's current device as it was.
 #pragma once
+#include "cuda_steps.h"
 #include "ops.h"
 
 namespace fnn {
@@ -104,6 +105,8 @@ struct CudaApi {
   CudaError (*look)(CudaQueue queue, CudaBadIndex* bad, bool* good);
   // The same of all devices that were used, for which it waits.
   CudaError (*synchronize)(CudaBadIndex* bad, bool* good);
+
+  const CudaSteps* steps;
 };
 
 }  // namespace fnn

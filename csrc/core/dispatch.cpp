@@ -6,7 +6,14 @@
 
 #include "matmul_plan.h"
 
-#if defined(__x86_64__)
+// FASTNN_SCALAR_ONLY: for programs with no other kernels.
+#if defined(__x86_64__) && !defined(FASTNN_SCALAR_ONLY)
+#define FNN_X86 1
+#else
+#define FNN_X86 0
+#endif
+
+#if FNN_X86
 #define ISA_SYMBOLS(op, type) \
   KERNEL_OF(scalar, op, type) KERNEL_OF(avx2, op, type) KERNEL_OF(avx512, op, type)
 #else
@@ -17,7 +24,7 @@
 #define OP(name, doc) ISA_SYMBOLS(name, f32) ISA_SYMBOLS(name, f64)
 #include "each_op.h"
 ISA_SYMBOLS(matmul_bf16, f32)
-#if defined(__x86_64__)
+#if FNN_X86
 KERNEL_OF(avx512bf16, matmul_bf16, f32)
 #endif
 
@@ -29,7 +36,7 @@ const Kernel scalar_kernels[][2] = {
 #include "each_op.h"
 };
 
-#if defined(__x86_64__)
+#if FNN_X86
 #define OP(name, doc) {fnn_avx2_##name##_f32, fnn_avx2_##name##_f64},
 const Kernel avx2_kernels[][2] = {
 #include "each_op.h"
@@ -40,12 +47,12 @@ const Kernel avx512_kernels[][2] = {
 };
 #endif
 
-#if defined(__x86_64__)
+#if FNN_X86
 bool has_avx512bf16() { return __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 const Isa isas[] = {
-#if defined(__x86_64__)
+#if FNN_X86
     {"avx512",
      [] {
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -77,7 +84,7 @@ const Isa& active_isa() {
 }
 
 bool has_bf16() {
-#if defined(__x86_64__)
+#if FNN_X86
   return active_isa().matmul_bf16() == fnn_avx512bf16_matmul_bf16_f32;
 #else
   return false;

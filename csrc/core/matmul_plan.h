@@ -5,7 +5,7 @@
 #include "ops.h"
 
 enum : i64 {
-  kTerms = 256,        // terms of one FMA chain; an element is the sum of its chains, in order
+  kTerms = 288,        // most terms of one FMA chain; an element is the sum of its chains, in order
   kBlockVecs = 32,     // 64-byte vectors across a block of the right factor: half of a usual L2
   kTileRowsMost = 16,  // rows of a tile of the left factor
   kResultVecs = 8,     // 64-byte vectors across, and
@@ -25,10 +25,21 @@ static inline MatmulSlot matmul_slot(i64 m, i64 n, i64 k, i64 itemsize) {
           least(n, kResultRows) * least(vecs(m) + 1, kResultVecs) * 64};
 }
 
-// Chains of a product so small and long that the threads share its chains, else 0. They wait behind
-// the slots.
-static inline i64 matmul_shared_chains(i64 m, i64 n, i64 k) {
-  return k >= 4 * kTerms && m * n <= 256 ? (k + kTerms - 1) / kTerms : 0;
+static inline i64 matmul_chains(i64 k) { return (k + kTerms - 1) / kTerms; }
+
+// The terms of each chain but the last: about as many for all.
+static inline i64 matmul_terms(i64 k) {
+  const i64 chains = matmul_chains(k);
+  return chains > 1 ? ((k + chains - 1) / chains + 15) / 16 * 16 : kTerms;
+}
+
+// Whether the threads share the chains of a product: a small and long one; or, where the right
+// factor lies in rows, one of a few rows by a large factor, so that a thread reads those rows of a
+// weight that it also updates (a cache line that another has written comes at half the speed). The
+// chains wait behind the slots.
+static inline bool matmul_shares_chains(i64 m, i64 n, i64 k, bool in_rows) {
+  const bool small = k >= 4 * kTerms && m * n <= 256;
+  return small || (in_rows && k > kTerms && m <= 64 && k * n >= 65536);
 }
 
 // matmul of float32 with precision='bf16': the active level's kernel, with AVX512-BF16 if the CPU

@@ -31,6 +31,12 @@ static inline void map(const Team& team, i64 n, const T* dy, const T* x, T* dx, 
         [](Vec<T> dy, Vec<T> x) INLINE { return name##_backward(dy, x); }); \
   }
 
+#define FROM_OUTPUT(name)                                                               \
+  KERNEL(name##_backward_from_output) {                                                 \
+    map(team, a.n, a.dy, a.y, a.dx,                                                     \
+        [](Vec<T> dy, Vec<T> y) INLINE { return name##_backward_from_output(dy, y); }); \
+  }
+
 ACTIVATION(relu)
 ACTIVATION(sigmoid)
 ACTIVATION(hard_sigmoid)
@@ -38,6 +44,8 @@ ACTIVATION(tanh)
 ACTIVATION(gelu)
 ACTIVATION(gelu_tanh)
 ACTIVATION(silu)
+FROM_OUTPUT(sigmoid)
+FROM_OUTPUT(tanh)
 
 KERNEL(leaky_relu) {
   T slope = T(a.negative_slope);

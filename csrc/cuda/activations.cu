@@ -32,6 +32,10 @@ template <class Args, class T, class F>
 cudaError_t backward(const CudaCall& call, const Args& a, T*, F f) {
   return each<T>(call, a.n, Backward<T, F>{a.dy, a.x, a.dx, f}, a.dy, a.x, a.dx);
 }
+template <class Args, class T, class F>
+cudaError_t from_output(const CudaCall& call, const Args& a, T*, F f) {
+  return each<T>(call, a.n, Backward<T, F>{a.dy, a.y, a.dx, f}, a.dy, a.y, a.dx);
+}
 
 }  // namespace
 
@@ -46,6 +50,18 @@ cudaError_t backward(const CudaCall& call, const Args& a, T*, F f) {
   CUDA_KERNEL(name) { return forward(call, a, a.y, name##_function<T>()); }                    \
   CUDA_KERNEL(name##_backward) { return backward(call, a, a.dx, name##_function<T>()); }
 
+#define FROM_OUTPUT(name)                                       \
+  namespace {                                                   \
+  template <class T> struct name##_from_output {                \
+    __device__ Vec<T> operator()(Vec<T> dy, Vec<T> y) const {   \
+      return name##_backward_from_output(dy, y);                \
+    }                                                           \
+  };                                                            \
+  }                                                             \
+  CUDA_KERNEL(name##_backward_from_output) {                    \
+    return from_output(call, a, a.dx, name##_from_output<T>()); \
+  }
+
 ACTIVATION(relu)
 ACTIVATION(sigmoid)
 ACTIVATION(hard_sigmoid)
@@ -53,6 +69,8 @@ ACTIVATION(tanh)
 ACTIVATION(gelu)
 ACTIVATION(gelu_tanh)
 ACTIVATION(silu)
+FROM_OUTPUT(sigmoid)
+FROM_OUTPUT(tanh)
 
 namespace {
 

@@ -161,7 +161,7 @@ __device__ __forceinline__ void finish_vec(const matmul_args<T>& a, i64 row, i64
   const At<aligned> here{row * a.n + j, (row + 1) * a.n}, column{j, a.n};
   if (a.bias) x = x + column.load(a.bias);
   if (a.preactivation) here.store(a.preactivation, x);
-  if (a.gate) x = relu_backward(x, here.load(a.gate));
+  if (a.activation < 0 && a.gate) x = relu_backward(x, here.load(a.gate));
   if (a.activation == 0) x = relu(x);
   here.store(a.y, x);
 }
@@ -193,7 +193,9 @@ __device__ __forceinline__ void finish(const Tiled<T>& p, const T (&sums)[count]
     const Place at = where(v);
     if (at.row >= a.m || at.column >= a.n) continue;
     const At<false> here{at.row * a.n + at.column, (at.row + 1) * a.n};
-    with_activation<T>(a.activation, [&](auto f) { here.store(a.y, f(here.load(a.y))); });
+    with_epilogue(a, [&](auto f) {
+      here.store(a.y, f(here.load(a.y), a.gate ? here.load(a.gate) : Vec<T>()));
+    });
   }
 }
 

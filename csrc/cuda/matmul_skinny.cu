@@ -34,6 +34,7 @@ __device__ __forceinline__ void finish_few(const Skinny<T>& p, i64 few, i64 line
                                            Vec<T> x) {
   const matmul_args<T>& a = p.a;
   i64 at[Vec<T>::lanes];
+  Vec<T> gate = zero<T>();
 #pragma unroll
   for (int i = 0; i < Vec<T>::lanes; i++) {
     const i64 row = p.swapped ? line + i : few, column = p.swapped ? few : line + i;
@@ -41,9 +42,9 @@ __device__ __forceinline__ void finish_few(const Skinny<T>& p, i64 few, i64 line
     if (at[i] < 0) continue;
     if (a.bias) x.v[i] += a.bias[column];
     if (a.preactivation) a.preactivation[at[i]] = x.v[i];
-    if (a.gate && a.gate[at[i]] <= 0) x.v[i] = 0;
+    if (a.gate) gate.v[i] = a.gate[at[i]];
   }
-  with_activation<T>(a.activation, [&](auto f) { x = f(x); });
+  with_epilogue(a, [&](auto f) { x = f(x, gate); });
 #pragma unroll
   for (int i = 0; i < Vec<T>::lanes; i++) {
     if (at[i] >= 0) a.y[at[i]] = x.v[i];

@@ -197,7 +197,7 @@ __device__ __forceinline__ void finish_pair(const Hopper& p, i64 row, i64 j, flo
     if (two) y += wide(bias[1]);
   }
   if (a.preactivation) store(a.preactivation);
-  if (a.gate) {
+  if (a.activation < 0 && a.gate) {
     x = a.gate[at] <= 0 ? 0 : x;
     if (two) y = a.gate[at + 1] <= 0 ? 0 : y;
   }

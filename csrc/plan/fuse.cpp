@@ -1,10 +1,9 @@
 #include "fuse.h"
 
-#include <string.h>
-
 #include <algorithm>
 
 #include "../core/work.h"
+#include "blocks.h"
 #include "in_turn.h"
 
 namespace fnn {
@@ -21,11 +20,6 @@ const Team kAlone{0, 1, nullptr};
 i64 item(const Call& call) { return call.f64 ? 8 : 4; }
 i64 round_up(i64 bytes) { return (bytes + 63) / 64 * 64; }
 
-template <class Args> Args arguments(const Call& call) {
-  Args args;
-  memcpy(&args, call.slots, sizeof args);
-  return args;
-}
 // The slots of the dimensions and strides are the same for float and double.
 matmul_args<float> product_of(const Call& call) { return arguments<matmul_args<float>>(call); }
 
@@ -90,7 +84,17 @@ struct Update {
   }
 };
 
-// The relu_backward of a matmul's result, if that is the first to touch it.
+// The activation whose gradient an op works out from the activation's output; -2 if it is none.
+i64 gradient_of(const Call& call) {
+  switch (call.op->id) {
+    case op_relu_backward: return -1;  // a matmul's gate without an activation
+    case op_sigmoid_backward_from_output: return 2;
+    case op_tanh_backward_from_output: return 4;
+    default: return -2;
+  }
+}
+
+// Such a gradient of a matmul's result, if that is the first to touch it.
 size_t gate_of(const std::vector<Call>& calls, size_t c) {
   const auto p = product_of(calls[c]);
   if (calls[c].op->id != op_matmul || p.bias || p.activation >= 0 || p.preactivation)
@@ -99,7 +103,7 @@ size_t gate_of(const std::vector<Call>& calls, size_t c) {
   const Range result{y, y + p.m * p.n * item(calls[c])};
   size_t next = c + 1;
   while (next < calls.size() && !touches(calls[next], result, true)) next++;
-  if (next == calls.size() || calls[next].op->id != op_relu_backward) return Stage::kNone;
+  if (next == calls.size() || gradient_of(calls[next]) < -1) return Stage::kNone;
   const auto g = arguments<relu_backward_args<float>>(calls[next]);
   const bool same = g.dy == p.y && g.dx == p.y && g.n == p.m * p.n;
   return same && calls[next].f64 == calls[c].f64 ? next : Stage::kNone;
@@ -140,41 +144,11 @@ std::vector<size_t> readers_of(const std::vector<Call>& calls, size_t rescale) {
   return readers;
 }
 
-// Elements begin..begin + count of a call's arrays; the gradient from `grad`, unless null.
-Call part_of(const Call& whole, i64 begin, i64 count, const void* grad) {
-  Call call = whole;
-  call.slots[0].i = count;
-  for (const Field& f : call.op->fields) {
-    const void*& p = call.slots[f.slot].p;
-    if (!f.is_array() || !p) continue;
-    p = grad && f.name == "grad" ? grad : static_cast<const char*>(p) + begin * item(call);
-  }
-  return call;
-}
-
 Call norm_of(const Call& whole, const void* x, i64 count, char* to) {
   Call call = whole;
   call.slots[call.op->find("n")->slot].i = count;
   call.slots[call.op->find("x")->slot].p = x;
   call.slots[call.op->find("norm")->slot].p = to;
-  return call;
-}
-
-// The call at which a stage is, with what it does besides.
-Call whole_call(const Stage& stage, const std::vector<Call>& calls) {
-  Call call = calls[stage.at];
-  auto fuse = [&](const char* field) -> const void*& {
-    return call.slots[call.op->find(field)->slot].p;
-  };
-  if (stage.rescale != Stage::kNone) {
-    const Call& rescale = calls[stage.rescale];
-    fuse("a_bytes") = arguments<rescale_args<float>>(rescale).x;
-    fuse("a_scale") = &rescale.slots[rescale.op->find("scale")->slot].d;
-  }
-  if (stage.gate != Stage::kNone)
-    fuse("gate") = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
-  if (stage.sum != Stage::kNone)
-    fuse("b_sum") = arguments<column_sum_args<float>>(calls[stage.sum]).y;
   return call;
 }
 
@@ -228,6 +202,36 @@ template <class T> void total(const Call& norm, const char* norms, i64 count) {
 }
 
 }  // namespace
+
+Call part_of(const Call& whole, i64 begin, i64 count, const void* grad) {
+  Call call = whole;
+  call.slots[0].i = count;
+  for (const Field& f : call.op->fields) {
+    const void*& p = call.slots[f.slot].p;
+    if ((!f.is_array() && !f.is_result()) || !p) continue;
+    p = grad && f.name == "grad" ? grad : static_cast<const char*>(p) + begin * item(call);
+  }
+  return call;
+}
+
+Call whole_call(const Stage& stage, const std::vector<Call>& calls) {
+  Call call = calls[stage.at];
+  auto fuse = [&](const char* field) -> const void*& {
+    return call.slots[call.op->find(field)->slot].p;
+  };
+  if (stage.rescale != Stage::kNone) {
+    const Call& rescale = calls[stage.rescale];
+    fuse("a_bytes") = arguments<rescale_args<float>>(rescale).x;
+    fuse("a_scale") = &rescale.slots[rescale.op->find("scale")->slot].d;
+  }
+  if (stage.gate != Stage::kNone) {
+    fuse("gate") = arguments<relu_backward_args<float>>(calls[stage.gate]).x;
+    call.slots[call.op->find("activation")->slot].i = gradient_of(calls[stage.gate]);
+  }
+  if (stage.sum != Stage::kNone)
+    fuse("b_sum") = arguments<column_sum_args<float>>(calls[stage.sum]).y;
+  return call;
+}
 
 std::vector<Stage> stages_of(const std::vector<Call>& calls, size_t commit) {
   std::vector<Stage> stages;
@@ -299,6 +303,12 @@ i64 norms(const std::vector<Stage>& stages) {
 }
 
 std::string describe(const Stage& stage, const std::vector<Call>& calls) {
+  if (stage.work == Stage::blocks) {
+    std::string names = "blocks: ";
+    for (const Stage& member : stage.members)
+      names += (&member == stage.members.data() ? "" : "; ") + describe(member, calls);
+    return names;
+  }
   std::string name = calls[stage.at].op->name;
   if (stage.rescale != Stage::kNone) name = "rescale + " + name;
   for (size_t other : {stage.gate, stage.sum, stage.update})
@@ -316,6 +326,15 @@ Work work(const Stage& stage, const std::vector<Call>& calls) {
   const Call& call = calls[stage.at];
   const std::string name = describe(stage, calls) + ' ';
   switch (stage.work) {
+    case Stage::blocks: {
+      Work all{"blocks of " + std::to_string(stage.count) + ": ", 0, 0};
+      for (const Stage& member : stage.members) {
+        const Work one = work(member, calls);
+        all.name += (&member == stage.members.data() ? "" : "; ") + one.name;
+        all.flops += one.flops, all.bytes += one.bytes;
+      }
+      return all;
+    }
     case Stage::total_norm: return {name + "of parts", 0, stage.norm * item(call)};
     case Stage::part: {
       const Call part = part_of(call, stage.begin, stage.count, nullptr);
@@ -344,6 +363,11 @@ double cost(const Stage& stage, const std::vector<Call>& calls) {
     return whole(c) * static_cast<double>(count) / static_cast<double>(c.slots[0].i);
   };
   switch (stage.work) {
+    case Stage::blocks: {
+      double sum = 0;
+      for (const Stage& member : stage.members) sum += cost(member, calls);
+      return sum;
+    }
     case Stage::total_norm: return 0;
     case Stage::part: return share(call, stage.count);
     case Stage::product:
@@ -355,6 +379,7 @@ double cost(const Stage& stage, const std::vector<Call>& calls) {
 i64 scratch_bytes(const Stage& stage, const std::vector<Call>& calls, int threads) {
   const Call& call = calls[stage.at];
   if (stage.work == Stage::product) return threads * ProductScratch(stage, calls).bytes();
+  if (stage.work == Stage::blocks) return blocks_scratch_bytes(stage, calls, threads);
   return call.op->scratch_bytes(call.slots, call.f64, threads);
 }
 
@@ -365,6 +390,7 @@ void run_stage(const Stage& stage, const std::vector<Call>& calls, char* scratch
   switch (stage.work) {
     case Stage::call:
       return run_call(stage.alone() ? call : whole_call(stage, calls), scratch, team);
+    case Stage::blocks: return run_blocks(stage, calls, scratch, team);
     case Stage::product:
       return call.f64 ? run_product<double>(stage, calls, scratch, norms, team)
                       : run_product<float>(stage, calls, scratch, norms, team);

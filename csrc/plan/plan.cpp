@@ -7,7 +7,9 @@
 #include <chrono>
 #include <new>
 
+#include "../core/permutation.h"
 #include "../core/threads.h"
+#include "blocks.h"
 #include "in_turn.h"
 
 namespace fnn {
@@ -68,12 +70,13 @@ void Arena::give_back(char* memory) {
     if (block.memory.get() == memory) block.free = true;
 }
 
-bool Arena::holds(const void* p) const {
+Arena::Extent Arena::block_of(const void* p) const {
   for (const Block& block : blocks_) {
     const char* begin = block.memory.get();
-    if (p >= begin && p < begin + std::max<size_t>(block.size, 1)) return true;
+    const size_t size = std::max<size_t>(block.size, 1);
+    if (p >= begin && p < begin + size) return {begin, size};
   }
-  return false;
+  return {nullptr, 0};
 }
 
 char* Arena::scratch(i64 bytes) {
@@ -118,10 +121,10 @@ void Plan::finish() {
             input.patches.push_back({c, slot, offset});
         }
       }
-  separate_ = stages_of(calls, commit);
+  separate_ = grouped(stages_of(calls, commit), calls);
   body_ = 0;
   while (body_ < separate_.size() && separate_[body_].at < commit) body_++;
-  fused_ = fused_stages(calls, commit);
+  fused_ = grouped(fused_stages(calls, commit), calls);
   norms_ = allocate(static_cast<size_t>(norms(fused_)) * sizeof(double));
 }
 
@@ -221,35 +224,6 @@ i64 Plan::run(const Steps& s) {
   if (undo) put_back_kept();
   for (const Input& input : inputs) bind(input, input.data);
   return done;
-}
-
-namespace {
-// splitmix64's finaliser (Steele, Lea & Flood 2014).
-u64 mix(u64 z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
-}
-}  // namespace
-
-i64 permuted(i64 i, i64 n, u64 seed, u64 epoch) {
-  // A Feistel network over the smallest even number of bits that holds n, walked until it lands
-  // inside 0..n-1 (Black & Rogaway 2002). Any position is found without the ones before it.
-  if (n <= 1) return i;
-  int half = 1;
-  while (half < 31 && (i64{1} << (2 * half)) < n) half++;
-  u64 mask = (u64{1} << half) - 1;
-  u64 x = static_cast<u64>(i), key = mix(mix(seed) + 0x9E3779B97F4A7C15u * (epoch + 1));
-  do {
-    u64 left = x >> half, right = x & mask;
-    for (u64 round = 0; round < 6; round++) {
-      u64 next = left ^ (mix(right + mix(key + round)) & mask);
-      left = right;
-      right = next;
-    }
-    x = left << half | right;
-  } while (x >= static_cast<u64>(n));
-  return static_cast<i64>(x);
 }
 
 }  // namespace fnn

@@ -24,7 +24,12 @@ class Arena {
  public:
   char* take(size_t bytes);
   void give_back(char* block);
-  bool holds(const void* p) const;
+  bool holds(const void* p) const { return block_of(p).begin; }
+  struct Extent {
+    const char* begin;  // null: none of the arena
+    size_t size;
+  };
+  Extent block_of(const void* p) const;
   char* scratch(i64 bytes);  // one workspace for all; moves when it grows
   size_t bytes() const;
 
@@ -132,8 +137,5 @@ class Plan {
   void remember_kept();
   void put_back_kept();
 };
-
-// Row at position i of the seeded permutation of 0..n-1.
-i64 permuted(i64 i, i64 n, u64 seed, u64 epoch);
 
 }  // namespace fnn

@@ -271,11 +271,11 @@ const char* name_of(Library library) {
   return names[static_cast<int>(library)];
 }
 
+const char* name_of(DType dtype) { return row(dtype).name; }
+
 size_t item_size(DType dtype) { return row(dtype).size; }
 
 bool is_integer(DType dtype) { return dtype >= DType::i8 && dtype <= DType::u64_; }
-
-const char* name_of(DType dtype) { return row(dtype).name; }
 
 DType dtype_of(Type type, DType floating) {
   switch (type) {
@@ -348,7 +348,10 @@ std::string describe(PyObject* object) {
       return Py_TYPE(object)->tp_name;
     std::string dtype = py::str(py::getattr(object, "dtype"));
     if (dtype.starts_with("torch.")) dtype = dtype.substr(6);
-    return dtype + " " + std::string(py::str(py::tuple(py::getattr(object, "shape"))));
+    py::object shape = py::getattr(object, "shape");  // PyTorch's is a class derived from tuple
+    shape = py::reinterpret_steal<py::object>(PySequence_Tuple(shape.ptr()));
+    if (!shape) throw py::error_already_set();
+    return dtype + " " + std::string(py::str(shape));
   } catch (py::error_already_set& e) {
     if (!e.matches(PyExc_Exception)) throw;
     return Py_TYPE(object)->tp_name;

@@ -35,9 +35,9 @@ enum class DType : u8 {
 enum class Library : u8 { none, numpy, torch, jax, cupy, numba, dlpack, interface };
 
 const char* name_of(Library library);
+const char* name_of(DType dtype);  // NumPy's
 size_t item_size(DType dtype);
 bool is_integer(DType dtype);
-const char* name_of(DType dtype);
 DType dtype_of(Type type, DType floating);
 
 struct View {

@@ -532,7 +532,7 @@ void Binder::bind_indices(int i) {
   slot.p = to;
   if (on_device()) return;
   const std::optional<LabelRange> range = label_range(f);
-  i64 r = copy_labels(v, range ? &*range : nullptr, to);
+  i64 r = copy_labels(integers(v), range ? &*range : nullptr, to);
   if (r < v.shape[0]) wrong_label(f, v, r, range->classes);
 }
 
@@ -600,12 +600,10 @@ std::optional<LabelRange> Binder::label_range(const Field& f) const {
 }
 
 void Binder::wrong_label(const Field& f, const View& v, i64 r, i64 classes) const {
-  const std::string valid = "; valid 0.." + std::to_string(classes - 1);
   if (f.kind == Kind::targets)
-    raise("LabelError",
-          op_.name + ": label " + label_text(v, r) + " at row " + std::to_string(r) + valid);
-  throw py::index_error(where(f) + ": " + label_text(v, r) + " at position " + std::to_string(r) +
-                        valid);
+    raise("LabelError", op_.name + ": " + wrong_label_text(integers(v), r, classes));
+  throw py::index_error(where(f) + ": " + label_text(integers(v), r) + " at position " +
+                        std::to_string(r) + "; valid 0.." + std::to_string(classes - 1));
 }
 
 // ---- results -------------------------------------------------------------------------------

@@ -105,13 +105,6 @@ void synchronize() {
   if (!good) raise_bad_index(bad);
 }
 
-// The error of another library's allocator as ours.
-[[noreturn]] void out_of_memory(const std::string& op, int device, i64 bytes) {
-  raise("OutOfMemoryError", op + ": not enough memory on " + device_name(device) + ": " +
-                                std::to_string(bytes) + " bytes wanted, " +
-                                std::to_string(cuda().free_bytes(device)) + " free");
-}
-
 bool is_out_of_memory(const py::error_already_set& e) {
   return py::str(e.type().attr("__name__")).cast<std::string>() == "OutOfMemoryError";
 }
@@ -193,6 +186,12 @@ void look_for_bad_index(CudaQueue queue, const std::string& op) {
   bool good = true;
   check_cuda(cuda().look(queue, &bad, &good), op, queue.device);
   if (!good) raise_bad_index(bad);
+}
+
+void out_of_memory(const std::string& op, int device, i64 bytes) {
+  raise("OutOfMemoryError", op + ": not enough memory on " + device_name(device) + ": " +
+                                std::to_string(bytes) + " bytes wanted, " +
+                                std::to_string(cuda().free_bytes(device)) + " free");
 }
 
 void raise_cuda(const CudaError& error, const std::string& op, int device) {

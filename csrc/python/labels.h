@@ -1,23 +1,11 @@
-// Class indices and row numbers of any integer type, copied as int64 and checked in the same pass.
+// Labels in Python arrays.
 #pragma once
-#include <optional>
-
+#include "../core/labels.h"
 #include "arrays.h"
 
 namespace fnn {
 
-// What a label may be: 0 .. classes - 1, or `ignored` where there is one.
-struct LabelRange {
-  i64 classes;
-  std::optional<i64> ignored;
-};
-
-// Copies 1-d integers. Returns the row of the first one out of range, where it stops, else the
-// number of rows. Without a range all are taken.
-i64 copy_labels(const View& labels, const LabelRange* range, i64* to);
-
-// Entry r as text.
-std::string label_text(const View& labels, i64 r);
+Integers integers(const View& view);  // of a 1-d view of an integer type
 
 // A copy as int64; raises if the array has another shape or type or a label is out of range.
 py::array check_labels(const py::array& labels, i64 classes, i64 ignored, const std::string& where);

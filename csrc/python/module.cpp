@@ -4,6 +4,7 @@
 
 #include "../core/dispatch.h"
 #include "../core/threads.h"
+#include "../plan/api.h"
 #include "arrays.h"
 #include "device.h"
 #include "ops.h"
@@ -65,8 +66,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "fastnn's native part: kernels, plans, threads.";
   fnn::add_ops(m);
   fnn::add_plan(m);
+  fnn::add_device_plan(m);
   fnn::add_parameters(m);
   fnn::add_device(m);
+  m.attr("_api") = py::capsule(&fnn::api(), "fastnn._core._api");  // for native adapters
   m.def("read_environment", read_environment, "Obey FASTNN_ISA and FASTNN_NUM_THREADS.");
   m.def("set_num_threads", set_num_threads, py::arg("n"),
         "Use n threads (1 to 1024) for large work.");

@@ -17,6 +17,7 @@ extern thread_local Recorder* recorder;
 
 void add_ops(pybind11::module_& m);
 void add_plan(pybind11::module_& m);
+void add_device_plan(pybind11::module_& m);
 void add_parameters(pybind11::module_& m);
 
 }  // namespace fnn

@@ -13,7 +13,9 @@
 #include <stdint.h>
 
 #include <deque>
+#include <functional>
 #include <map>
+#include <memory>
 #include <source_location>
 #include <unordered_map>
 #include <vector>
@@ -184,9 +186,11 @@ struct Launch {
   bool cooperative;
   void (*body)(void*);
   void* context;
+  std::shared_ptr<void> (*copy)(const void* context);  // for a graph
 };
 const char* launch(const Launch& launch);  // null, or what is wrong with it
 extern int launches;                       // so far
+extern void* awaited_stream;               // that another one was last told to wait for
 
 // ---- collectives.cpp -----------------------------------------------------------------------
 
@@ -210,6 +214,12 @@ uint32_t shared_address(const void* p);    // in the block's window of dynamic s
 char* shared_pointer(uint32_t address);
 uint32_t swizzled(uint32_t address, int mode);  // mode as CU_TENSOR_MAP_SWIZZLE_*
 void check_bounds(const char* what, const void* p, size_t bytes, Location where);
+
+// ---- graph.cpp ------------------------------------------------------------------------------
+
+// Whether work is recorded into a graph instead of done.
+bool is_capturing();
+void record(std::function<void()> work);
 
 // ---- runtime.cpp ---------------------------------------------------------------------------
 

@@ -164,6 +164,7 @@ void test_edges(i64 m, i64 n, i64 k, Precision precision, bool same_bits) {
         .a = kStrided,
         .b = kStrided,
         .precision = precision,
+        .activation = 4,
         .gate = true,
         .same_bits = same_bits});
   test({.m = m,
@@ -337,6 +338,7 @@ void test_sm90a() {
             .a = a,
             .b = a,
             .precision = precision,
+            .activation = a == kColumns ? 2 : -1,
             .gate = true,
             .coarse = a == kPadded},
            &hopper);

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "device/device.h"
+#include "device/steps.h"
 #include "wrappers.h"
 
 namespace {
@@ -55,8 +56,8 @@ void release(char* p) {
   blocks.erase(block);
 }
 
-void *last_stream = nullptr, *recorded = nullptr, *awaited = nullptr;
-bool capturing = false;
+void* last_stream = nullptr;
+int replays = 0;
 
 fnn::CudaError launch(fnn::CudaQueue queue, int op, bool f64, const void* args, void* workspace) {
   last_stream = queue.stream;
@@ -77,6 +78,17 @@ fnn::CudaError store_numbers(fnn::CudaQueue queue, const fnn::CudaNumbers& numbe
   return opened([&] { return fnn::cuda_api.store_numbers(queue, numbers); });
 }
 
+fnn::CudaError upload(fnn::CudaQueue queue, void* to, const void* from, i64 bytes) {
+  return opened([&] { return fnn::cuda_steps.upload(queue, to, from, bytes); });
+}
+fnn::CudaError download(fnn::CudaQueue queue, void* to, const void* from, i64 bytes) {
+  return opened([&] { return fnn::cuda_steps.download(queue, to, from, bytes); });
+}
+fnn::CudaError replay(fnn::CudaQueue queue, void* graph) {
+  replays++;
+  return opened([&] { return fnn::cuda_steps.replay(queue, graph); });
+}
+
 }  // namespace
 
 extern "C" {
@@ -84,6 +96,11 @@ extern "C" {
 
 EXPORTED const void* emu_api() {
   static fnn::CudaApi api = fnn::cuda_api;
+  static fnn::CudaSteps steps = fnn::cuda_steps;
+  steps.upload = upload;
+  steps.download = download;
+  steps.replay = replay;
+  api.steps = &steps;
   api.launch = launch;
   api.launch_list = launch_list;
   api.copy = copy;
@@ -109,9 +126,19 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED void* emu_last_stream() { return last_stream; }
 // The stream that another one was last told to wait for.
-EXPORTED void* emu_awaited_stream() { return awaited; }
-EXPORTED void emu_set_capturing(int on) { capturing = on != 0; }
+EXPORTED void* emu_awaited_stream() { return emu::awaited_stream; }
+// From on to off, launches are kept and then forgotten.
+EXPORTED void emu_set_capturing(int on) {
+  cudaGraph_t graph;
+  if (on) {
+    cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal);
+  } else {
+    cudaStreamEndCapture(nullptr, &graph);
+    cudaGraphDestroy(graph);
+  }
+}
 EXPORTED int emu_launches() { return emu::launches; }  // of kernels, so far
+EXPORTED int emu_replays() { return replays; }
 EXPORTED int emu_current_device() { return current_device; }
 
 // ---- what csrc/cuda/device calls of CUDA's runtime besides runtime.cpp ----
@@ -150,6 +177,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
 cudaError_t cudaMemPoolCreate(cudaMemPool_t*, const cudaMemPoolProps*) { return cudaSuccess; }
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 cudaError_t cudaMallocFromPoolAsync(void** p, size_t bytes, cudaMemPool_t, cudaStream_t) {
+  if (emu::is_capturing()) return cudaErrorStreamCaptureUnsupported;
   *p = allocate(bytes);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -162,14 +190,9 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *total = limit;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   *p = malloc(bytes);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-  return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
   char* address = static_cast<char*>(const_cast<void*>(p));
@@ -179,19 +202,6 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   attributes->device = 0;
   return cudaSuccess;
 }
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = nullptr;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream) {
-  recorded = stream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
-  awaited = recorded;
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
 const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaErrorIllegalAddress ? "cudaErrorIllegalAddress" : "cudaErrorOther";
 }

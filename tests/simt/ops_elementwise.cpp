@@ -64,6 +64,19 @@ void test_activations() {
     ACTIVATION(silu)
     ACTIVATION(softplus)
 #undef ACTIVATION
+#define FROM_OUTPUT(name)                                                                       \
+  COMPARE(name##_backward_from_output, label(#name "_backward_from_output", {n}), kElementwise, \
+          shift, [=]<class T>(Arrays& m, T) {                                                   \
+            name##_backward_from_output_args<T> a{};                                            \
+            a.n = n;                                                                            \
+            a.dy = m.values<T>(inputs(n));                                                      \
+            a.y = m.values<T>(inputs(n));                                                       \
+            a.dx = m.output<T>("dx", n);                                                        \
+            return a;                                                                           \
+          });
+    FROM_OUTPUT(sigmoid)
+    FROM_OUTPUT(tanh)
+#undef FROM_OUTPUT
   }
 }
 

@@ -20,6 +20,7 @@ EMULATOR = [
     "tensor_copy",
     "matrix",
     "wgmma",
+    "graph",
     "runtime",
 ]
 BUILDS = ("plain", "asan", "race")
@@ -34,6 +35,7 @@ COMMON = [
     "-Wno-psabi",
     "-Wno-unknown-pragmas",
     "-Wno-unused-function",
+    "-DFASTNN_SCALAR_ONLY",
 ]
 KERNELS = ["-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern"]
 EMULATOR_FLAGS = {
@@ -65,6 +67,11 @@ def sources(program):
         return [*relative("tests/simt/ops*.cpp"), *relative("csrc/cuda/*.cu"), *CPU]
     if program == "transfers":
         return ["tests/simt/transfers.cpp", "csrc/cuda/device/transfer.cu"]
+    if program == "steps":
+        device = [f"csrc/cuda/device/{name}" for name in STEPS]
+        plan = [*relative("csrc/plan/*.cpp"), *relative("csrc/core/*.cpp")]
+        cpu = [file for file in CPU if file not in plan] + [BF16]
+        return ["tests/simt/steps.cpp", *relative("csrc/cuda/*.cu"), *device, *plan, *cpu]
     if program == "module":
         device = [*relative("csrc/cuda/device/*.cpp"), *relative("csrc/cuda/device/*.cu")]
         return ["tests/simt/module.cpp", *relative("csrc/cuda/*.cu"), *device]
@@ -77,7 +84,9 @@ def relative(pattern):
 
 # The CPU's kernels that those of csrc/cuda are compared with.
 CPU = ["csrc/core/matmul_plan.cpp", *relative("csrc/cpu/*.cpp")]
-CPU.remove("csrc/cpu/matmul_bf16.cpp")
+BF16 = "csrc/cpu/matmul_bf16.cpp"
+CPU.remove(BF16)
+STEPS = ("steps.cpp", "steps.cu", "table.cpp", "transfer.cu")
 
 
 def cuda_include():
@@ -104,14 +113,15 @@ def native_flags():
 
 
 def newest_header():
-    patterns = ("tests/simt/**/*.h", "csrc/cuda/**/*.*h", "csrc/core/*.h", "csrc/cpu/simd/*.h")
+    patterns = ("tests/simt/**/*.h", "csrc/cuda/**/*.*h", "csrc/core/*.h", "csrc/plan/*.h")
+    patterns += ("csrc/cpu/simd/*.h",)
     headers = [path for pattern in patterns for path in ROOT.glob(pattern)]
     return max(path.stat().st_mtime for path in [*headers, ROOT / "csrc/ops.def", Path(__file__)])
 
 
 def compile_command(source, build):
     """The flags for one file: kernels are instrumented, the emulator is not."""
-    if source in CPU:
+    if source in (*CPU, BF16):
         flags = [*COMMON, *CPU_FLAGS, *native_flags()]
         return ["g++", *flags, "-c", str(ROOT / source)]
     is_kernel = source.endswith(".cu")
@@ -136,7 +146,7 @@ def make(folder, program, build, workers=2):
     """The path of the program, built where needed."""
     emulator = EMULATOR + (["race", "hooks"] if build == "race" else [])
     files = [f"tests/simt/{name}.cpp" for name in emulator] + sources(program)
-    kinds = {file: "cpu" if file in CPU else build for file in files}
+    kinds = {file: "cpu" if file in (*CPU, BF16) else build for file in files}
     objects = {file: folder / kinds[file] / (file.replace("/", "_") + ".o") for file in files}
     for kind in set(kinds.values()):
         (folder / kind).mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
+#include <memory>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -32,8 +33,16 @@ cudaError_t launch_as(bool cooperative, void (*kernel)(P...), dim3 grid, dim3 bl
     Call* c = static_cast<Call*>(p);
     std::apply(c->kernel, c->arguments);
   };
-  return launch_emulated(
-      {{grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, shared, cooperative, body, &call});
+  auto copy = [](const void* p) -> std::shared_ptr<void> {
+    return std::make_shared<Call>(*static_cast<const Call*>(p));
+  };
+  return launch_emulated({{grid.x, grid.y, grid.z},
+                          {block.x, block.y, block.z},
+                          shared,
+                          cooperative,
+                          body,
+                          &call,
+                          copy});
 }
 template <class... P, class... A>
 cudaError_t launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t,

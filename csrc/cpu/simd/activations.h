@@ -81,6 +81,14 @@ template <class T> FNN_INLINE Vec<T> tanh_backward(Vec<T> dy, Vec<T> x) {
   return dy * sigmoid_slope(x + x, T(4));
 }
 
+// From their outputs; not accurate where those are near their limits.
+template <class T> FNN_INLINE Vec<T> sigmoid_backward_from_output(Vec<T> dy, Vec<T> y) {
+  return dy * fnma(y, y, y);
+}
+template <class T> FNN_INLINE Vec<T> tanh_backward_from_output(Vec<T> dy, Vec<T> y) {
+  return dy * fnma(y, y, set1(T(1)));
+}
+
 // ---- x sigmoid(z): silu, and gelu with tanh ------------------------------------------------
 
 // From z's denominator; x must be clamped below. Where the quotient overflows, the result is x.
@@ -203,4 +211,20 @@ template <class T, class F> FNN_INLINE void with_activation(i64 activation, F&& 
     case 8: return use([](Vec<T> x) { return softplus(x, T(1), T(20)); });
     default: return use([](Vec<T> x) { return x; });
   }
+}
+
+// use(f) with the gradient f(dy, y) of one of them from its output; of relu for -1, too.
+template <class T, class F> FNN_INLINE void with_gradient(i64 activation, F&& use) {
+  switch (activation) {
+    case 2: return use([](Vec<T> dy, Vec<T> y) { return sigmoid_backward_from_output(dy, y); });
+    case 4: return use([](Vec<T> dy, Vec<T> y) { return tanh_backward_from_output(dy, y); });
+    default: return use([](Vec<T> dy, Vec<T> y) { return relu_backward(dy, y); });
+  }
+}
+
+// use(f) with f(x, gate) that a product does last.
+template <class Args, class F> FNN_INLINE void with_epilogue(const Args& a, F&& use) {
+  using T = std::remove_pointer_t<decltype(a.y)>;
+  if (a.gate) return with_gradient<T>(a.activation, use);
+  with_activation<T>(a.activation, [&](auto f) { use([=](Vec<T> x, Vec<T>) { return f(x); }); });
 }

@@ -1,32 +1,34 @@
-// Sums over the rows of a matrix: rows in blocks of 256, each block one chain of additions, the
-// blocks added in order. Four blocks go side by side so that narrow matrices are not bound by the
-// latency of one addition.
+// Sums over the rows of a matrix, cut into chains of additions as a product's terms are, the chains
+// added in order. Four go side by side so that narrow matrices are not bound by the latency of one
+// addition.
 #pragma once
+#include "../../core/matmul_plan.h"
 #include "vec.h"
 
 namespace {
 
-enum : i64 { kSummed = 256, kAbreast = 4 };
+constexpr i64 kAbreast = 4;
 
 // A column group of one Vec (`count` columns), rows of stride c.
 template <class T> Vec<T> sum_rows(const T* x, i64 n, i64 c, i64 count) {
   Vec<T> total = zero<T>();
   const Mask<T> mask = first_n<T>(count);
+  const i64 chain = matmul_terms(n);
   i64 i = 0;
-  for (; i + kAbreast * kSummed <= n; i += kAbreast * kSummed) {
+  for (; i + kAbreast * chain <= n; i += kAbreast * chain) {
     Vec<T> side[kAbreast] = {zero<T>(), zero<T>(), zero<T>(), zero<T>()};
-    for (i64 r = 0; r < kSummed; r++) {
+    for (i64 r = 0; r < chain; r++) {
 #pragma GCC unroll 4
       for (i64 s = 0; s < kAbreast; s++) {
-        side[s] = side[s] + load_masked(x + (i + s * kSummed + r) * c, mask);
+        side[s] = side[s] + load_masked(x + (i + s * chain + r) * c, mask);
       }
     }
     for (i64 s = 0; s < kAbreast; s++) total = total + side[s];
   }
-  for (; i < n; i += kSummed) {
-    Vec<T> block = zero<T>();
-    for (i64 r = i; r < n && r < i + kSummed; r++) block = block + load_masked(x + r * c, mask);
-    total = total + block;
+  for (; i < n; i += chain) {
+    Vec<T> sum = zero<T>();
+    for (i64 r = i; r < n && r < i + chain; r++) sum = sum + load_masked(x + r * c, mask);
+    total = total + sum;
   }
   return total;
 }

@@ -21,6 +21,26 @@ template <class T> i64 count_vecs(i64 n) { return (n + kLanes<T> - 1) / kLanes<T
 
 constexpr i64 kPairedTerms = 16;  // of the right factor, paired at once
 
+// Elements j0..j1 of rows of y, where the product lies, each `stride` after the one before, from
+// begin to end: adds the bias, applies the activation or the gradient of one.
+template <class T>
+void finish_rows(const matmul_args<T>& a, const T* bias, i64 begin, i64 end, i64 stride, i64 j0,
+                 i64 j1) {
+  if (!bias && a.activation < 0 && !a.preactivation && !a.gate) return;
+  T *const y = a.y, *const sum = a.preactivation;
+  const T* const gate = a.gate;
+  with_epilogue(a, [=](auto f) {
+    for (i64 row = begin; row < end; row += stride) {
+      each_vec<T>(j0, j1, [=](auto at) {
+        Vec<T> x = at.load(y + row);
+        if (bias) x = x + at.load(bias);
+        if (sum) at.store(sum + row, x);
+        at.store(y + row, f(x, gate ? at.load(gate + row) : x));
+      });
+    }
+  });
+}
+
 // How a tile gets at the right factor.
 enum Access { kInPlace, kTransposing, kInBlock };
 
@@ -167,24 +187,8 @@ template <class T, bool kPairs> struct Product {
   // Whether b_sum is added up while b is at hand, by whoever has the first row.
   bool sums_on_the_way() const { return a.b_sum && !kPairs && !transposed; }
 
-  // Rows i0..i1, columns j0..j1 of y, where the product lies: adds the bias, applies the
-  // activation or the gradient of one.
   void finish(i64 i0, i64 i1, i64 j0, i64 j1) const {
-    if (!a.bias && a.activation < 0 && !a.preactivation && !a.gate) return;
-    const i64 across = a.n;
-    T *const y = a.y, *const sum = a.preactivation;
-    const T *const bias = a.bias, *const gate = a.gate;
-    with_activation<T>(a.activation, [=](auto f) {
-      for (i64 row = i0 * across; row < i1 * across; row += across) {
-        each_vec<T>(j0, j1, [=](auto at) {
-          Vec<T> x = at.load(y + row);
-          if (bias) x = x + at.load(bias);
-          if (sum) at.store(sum + row, x);
-          if (gate) x = relu_backward(x, at.load(gate + row));
-          at.store(y + row, f(x));
-        });
-      }
-    });
+    finish_rows(a, a.bias, i0 * a.n, i1 * a.n, a.n, j0, j1);
   }
 
   // Likewise columns i0..i1, rows j0..j1 of y, which lie in the transposed result.
@@ -230,8 +234,9 @@ template <class T, bool kPairs> struct Product {
   void compute(i64 t0, i64 t1, i64 j0, i64 j1) const {
     const Access how = access(t1 - t0);
     const i64 first_row = tile_row(t0), end_row = tile_row(t1);
+    const i64 chain = matmul_terms(k);
     for (i64 k0 = 0, terms; k0 == 0 || k0 < k; k0 += terms) {
-      terms = least(k - k0, kTerms);
+      terms = least(k - k0, chain);
       const bool last = k0 + terms == k;
       if (how == kInBlock) pack_block(k0, terms, j0, j1);
       if (t0 == 0 && sums_on_the_way()) sum_terms(how, k0, terms, j0, j1);
@@ -279,6 +284,14 @@ template <class T, bool kPairs> struct Product {
       }
     }
   }
+
+  // Columns of y that threads may share.
+  i64 group_columns() const { return kTileVecs<T> * kLanes<T>; }
+  i64 groups() const { return transposed ? row_tiles : (n - 1) / group_columns() + 1; }
+  void compute_groups(i64 g0, i64 g1) const {
+    if (transposed) return compute_all(g0, g1, 0, n);
+    compute_all(0, row_tiles, g0 * group_columns(), least(g1 * group_columns(), n));
+  }
 };
 
 // Whether the transposed product takes less time, in tenths of a cycle per term: multiplying, and
@@ -293,58 +306,14 @@ template <class T> bool better_transposed(const matmul_args<T>& a) {
   return cost(a.n, a.m, a.a_rs == 1, passes) + result < cost(a.m, a.n, a.b_cs == 1, 1);
 }
 
-// Whole rows of the product with its bias in y: keeps it, applies the activation or gate.
-template <class T> void finish_rows(const matmul_args<T>& a, i64 begin, i64 end) {
-  if (a.activation < 0 && !a.preactivation && !a.gate) return;
-  T *const y = a.y, *const sum = a.preactivation;
-  const T* const gate = a.gate;
-  const i64 n = a.n;
-  with_activation<T>(a.activation, [=](auto f) {
-    each_vec<T>(begin * n, end * n, [=](auto at) {
-      Vec<T> x = at.load(y);
-      if (sum) at.store(sum, x);
-      if (gate) x = relu_backward(x, at.load(gate));
-      at.store(y, f(x));
-    });
-  });
-}
-
 template <class T> void multiply_thin(const matmul_args<T>& a, const Team& team) {
   const Thin<T> thin(a);
   share_range(team, a.m, kThinRows, [&](i64 begin, i64 end) {
     for (i64 i = begin; i < end; i += kThinRows) {
       const i64 next = least(i + kThinRows, end);
       thin.rows(i, next, end);
-      finish_rows(a, i, next);
+      finish_rows<T>(a, nullptr, 0, 1, 1, i * a.n, next * a.n);  // with its bias already
     }
-  });
-}
-
-// Each thread takes some of the chains, then some rows of the result, whose chains it adds in
-// order.
-template <class T>
-void multiply_chains(const matmul_args<T>& a, const MatmulSlot& size, const Team& team) {
-  const i64 chains = matmul_shared_chains(a.m, a.n, a.k), elements = a.m * a.n;
-  const Team alone = {0, 1, nullptr};
-  T* const parts = reinterpret_cast<T*>(a.scratch + team.size * size.bytes());
-  matmul_args<T> part = a;
-  part.bias = part.gate = nullptr, part.preactivation = nullptr, part.activation = -1;
-  part.scratch = a.scratch + team.rank * size.bytes();
-  share(team, chains, [&](i64 c) {
-    part.a = a.a + c * kTerms * a.a_cs, part.b = a.b + c * kTerms * a.b_rs;
-    part.k = least(kTerms, a.k - c * kTerms), part.y = parts + c * elements;
-    const Product<T, false> p(part, better_transposed(part), alone, size);
-    p.compute_all(0, p.row_tiles, 0, p.n);
-  });
-  barrier(team);
-  const Product<T, false> whole(a, false, alone, size);
-  share_range(team, a.m, 1, [&](i64 i0, i64 i1) {
-    each_vec<T>(i0 * a.n, i1 * a.n, [&](auto at) {
-      Vec<T> sum = at.load(parts);
-      for (i64 c = 1; c < chains; c++) sum = sum + at.load(parts + c * elements);
-      at.store(a.y, sum);
-    });
-    whole.finish(i0, i1, 0, a.n);
   });
 }
 
@@ -353,14 +322,9 @@ void multiply_chains(const matmul_args<T>& a, const MatmulSlot& size, const Team
 // tile of rows by a group of columns, consecutive ones in the same columns; narrower ones where
 // there would be less than one for each thread. A thread computes the whole groups it has got at
 // once.
-template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
-  if (a.m == 0 || a.n == 0) return;
-  if (!kPairs && Thin<T>::suits(a)) return multiply_thin(a, team);
-  const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
+template <class T, bool kPairs>
+void multiply_units(const matmul_args<T>& a, const MatmulSlot& size, const Team& team) {
   const Product<T, kPairs> p(a, !a.a_bytes && better_transposed(a), team, size);
-  if (!kPairs && !a.a_bytes && !a.b_sum && team.size > 1 && matmul_shared_chains(a.m, a.n, a.k)) {
-    return multiply_chains(a, size, team);
-  }
   if (a.b_sum && !p.sums_on_the_way()) sum_columns(a.b, a.k, a.n, a.b_sum, team);
   const bool tall = p.m >= p.n && p.row_tiles >= 8 * team.size;
   if (kPairs ? p.m > p.n : tall && !p.transposed) {
@@ -381,6 +345,49 @@ template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Tea
       begin += (t1 - t0) * taken;
     }
   });
+}
+
+// Each thread takes some of the chains, the ends of its share by columns; then some rows of the
+// result, whose chains it adds in order.
+template <class T, bool kPairs>
+void multiply_chains(const matmul_args<T>& a, const MatmulSlot& size, const Team& team) {
+  const i64 chains = matmul_chains(a.k), terms = matmul_terms(a.k), elements = a.m * a.n;
+  const Team alone = {0, 1, nullptr};
+  T* const parts = reinterpret_cast<T*>(a.scratch + team.size * size.bytes());
+  matmul_args<T> part = a;
+  part.bias = part.gate = nullptr, part.preactivation = nullptr, part.activation = -1;
+  part.scratch = a.scratch + team.rank * size.bytes(), part.k = terms;
+  const bool swap = !a.a_bytes && better_transposed(part);
+  const i64 groups = Product<T, kPairs>(part, swap, alone, size).groups();
+  share_range(team, chains * groups, 1, [&](i64 begin, i64 end) {
+    while (begin < end) {
+      const i64 c = begin / groups, g0 = begin % groups, g1 = least(groups, g0 + end - begin);
+      part.a = a.a + c * terms * a.a_cs, part.b = a.b + c * terms * a.b_rs;
+      if (a.a_bytes) part.a_bytes = a.a_bytes + c * terms * a.a_cs;
+      part.k = least(terms, a.k - c * terms), part.y = parts + c * elements;
+      Product<T, kPairs>(part, swap, alone, size).compute_groups(g0, g1);
+      begin += g1 - g0;
+    }
+  });
+  barrier(team);
+  const Product<T, kPairs> whole(a, false, alone, size);
+  share_range(team, a.m, 1, [&](i64 i0, i64 i1) {
+    each_vec<T>(i0 * a.n, i1 * a.n, [&](auto at) {
+      Vec<T> sum = at.load(parts);
+      for (i64 c = 1; c < chains; c++) sum = sum + at.load(parts + c * elements);
+      at.store(a.y, sum);
+    });
+    whole.finish(i0, i1, 0, a.n);
+  });
+}
+
+template <class T, bool kPairs> void multiply(const matmul_args<T>& a, const Team& team) {
+  if (a.m == 0 || a.n == 0) return;
+  if (!kPairs && Thin<T>::suits(a)) return multiply_thin(a, team);
+  const MatmulSlot size = matmul_slot(a.m, a.n, a.k, sizeof(T));
+  const bool shares = matmul_shares_chains(a.m, a.n, a.k, a.b_cs == 1);
+  if (team.size > 1 && !a.b_sum && shares) return multiply_chains<T, kPairs>(a, size, team);
+  multiply_units<T, kPairs>(a, size, team);
 }
 
 }  // namespace
