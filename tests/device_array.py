@@ -63,10 +63,10 @@ class Emulator:
             ("emu_set_machine", None, (ctypes.c_int,) * 3),
             ("emu_set_error", None, (ctypes.c_int,)),
             ("emu_last_stream", ctypes.c_void_p, ()),
+            ("emu_replays", ctypes.c_int, ()),
             ("emu_awaited_stream", ctypes.c_void_p, ()),
             ("emu_set_capturing", None, (ctypes.c_int,)),
             ("emu_launches", ctypes.c_int, ()),
-            ("emu_replays", ctypes.c_int, ()),
             ("emu_current_device", ctypes.c_int, ()),
         ):
             function = getattr(library, name)

@@ -338,8 +338,8 @@ def test_lists_are_updated_as_their_arrays_would_be(count):
     lists = [[torch.randn(n, device="cuda").abs() for n in lengths] for _ in range(4)]
     singly = [[array.clone() for array in each] for each in lists]
     ops.adam_step(*lists, step=3, lr=0.1)
-    for each in zip(*singly, strict=True):
-        ops.adam_step(*each, step=3, lr=0.1)
+    for one in zip(*singly, strict=True):
+        ops.adam_step(*one, step=3, lr=0.1)
     for got, expected in zip(lists, singly, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 

@@ -1046,11 +1046,11 @@ def test_a_plan_uses_the_memory_of_gradients_again():
     ours.step(x, y)
     activation = 256 * 64 * 4
     used = ours._programs.arena.bytes
-    assert used < (2 * 10 + 5) * activation  # two a layer for the way back, not four
+    assert used < (10 + 5) * activation  # one a layer for the way back, not four
     for n in (255, 256, 200, 160):  # other plans take little besides
         ours.steps(x, y, batch_size=n, n=1)
         ours.evaluate(x, y, batch_size=n)
-    assert ours._programs.arena.bytes < 1.5 * used
+    assert ours._programs.arena.bytes < 2 * used
 
 
 def test_gradients_lie_where_activations_were():

@@ -181,17 +181,17 @@ void wait_for(CudaQueue queue, const std::string& op) {
   check_cuda(error, op, queue.device);
 }
 
+void out_of_memory(const std::string& op, int device, i64 bytes) {
+  raise("OutOfMemoryError", op + ": not enough memory on " + device_name(device) + ": " +
+                                std::to_string(bytes) + " bytes wanted, " +
+                                std::to_string(cuda().free_bytes(device)) + " free");
+}
+
 void look_for_bad_index(CudaQueue queue, const std::string& op) {
   CudaBadIndex bad;
   bool good = true;
   check_cuda(cuda().look(queue, &bad, &good), op, queue.device);
   if (!good) raise_bad_index(bad);
-}
-
-void out_of_memory(const std::string& op, int device, i64 bytes) {
-  raise("OutOfMemoryError", op + ": not enough memory on " + device_name(device) + ": " +
-                                std::to_string(bytes) + " bytes wanted, " +
-                                std::to_string(cuda().free_bytes(device)) + " free");
 }
 
 void raise_cuda(const CudaError& error, const std::string& op, int device) {

@@ -19,11 +19,11 @@ CudaQueue current_queue(Library library, int device);
 bool orders_memory(Library library);
 void wait_for(CudaQueue queue, const std::string& op);
 
+// Also for the error of another library's allocator.
+[[noreturn]] void out_of_memory(const std::string& op, int device, i64 bytes);
 // Raises LabelError (IndexError for rows) if an index that was out of range is known of by now.
 void look_for_bad_index(CudaQueue queue, const std::string& op);
 
-// Also for the error of another library's allocator.
-[[noreturn]] void out_of_memory(const std::string& op, int device, i64 bytes);
 [[noreturn]] void raise_cuda(const CudaError& error, const std::string& op, int device);
 inline void check_cuda(const CudaError& error, const std::string& op, int device) {
   if (error) raise_cuda(error, op, device);

@@ -13,7 +13,7 @@ namespace {
 typedef std::vector<std::function<void()>> Graph;
 struct Event {
   std::chrono::steady_clock::time_point time;
-  cudaStream_t stream;
+  void* stream;
 };
 
 Graph* capture = nullptr;
@@ -24,7 +24,7 @@ Event* event_of(void* event) { return static_cast<Event*>(event); }
 }  // namespace
 
 void* awaited_stream = nullptr;
-
+bool captured_by_another = false;
 bool is_capturing() { return capture; }
 void record(std::function<void()> work) { capture->push_back(std::move(work)); }
 
@@ -47,12 +47,19 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return emu::is_capturing() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
-// Events note the time that the CPU took.
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = reinterpret_cast<cudaEvent_t>(new emu::Event);
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  const bool any = emu::captured_by_another || emu::is_capturing();
+  *status = any ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
+// Events note the time that the CPU took.
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  *event = reinterpret_cast<cudaEvent_t>(new emu::Event{});
+  return cudaSuccess;
+}
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return cudaEventCreate(event);
+}
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   *emu::event_of(event) = {std::chrono::steady_clock::now(), stream};
   return cudaSuccess;
@@ -69,10 +76,6 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEven
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete emu::event_of(event);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = emu::is_capturing() ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {

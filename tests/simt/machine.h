@@ -219,6 +219,8 @@ void check_bounds(const char* what, const void* p, size_t bytes, Location where)
 
 // Whether work is recorded into a graph instead of done.
 bool is_capturing();
+extern bool captured_by_another;  // as when a stream of the caller's is captured
+extern void* awaited_stream;      // by the last cudaStreamWaitEvent
 void record(std::function<void()> work);
 
 // ---- runtime.cpp ---------------------------------------------------------------------------

@@ -125,20 +125,11 @@ EXPORTED void emu_set_machine(int count, int newest, int generation) {
 // What every call gets from now on.
 EXPORTED void emu_set_error(int code) { error = cudaError_t(code); }
 EXPORTED void* emu_last_stream() { return last_stream; }
+EXPORTED int emu_replays() { return replays; }
 // The stream that another one was last told to wait for.
 EXPORTED void* emu_awaited_stream() { return emu::awaited_stream; }
-// From on to off, launches are kept and then forgotten.
-EXPORTED void emu_set_capturing(int on) {
-  cudaGraph_t graph;
-  if (on) {
-    cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeGlobal);
-  } else {
-    cudaStreamEndCapture(nullptr, &graph);
-    cudaGraphDestroy(graph);
-  }
-}
+EXPORTED void emu_set_capturing(int on) { emu::captured_by_another = on != 0; }
 EXPORTED int emu_launches() { return emu::launches; }  // of kernels, so far
-EXPORTED int emu_replays() { return replays; }
 EXPORTED int emu_current_device() { return current_device; }
 
 // ---- what csrc/cuda/device calls of CUDA's runtime besides runtime.cpp ----
@@ -190,6 +181,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *total = limit;
   return cudaSuccess;
 }
+
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   *p = malloc(bytes);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
