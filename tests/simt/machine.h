@@ -190,7 +190,6 @@ struct Launch {
 };
 const char* launch(const Launch& launch);  // null, or what is wrong with it
 extern int launches;                       // so far
-extern void* awaited_stream;               // that another one was last told to wait for
 
 // ---- collectives.cpp -----------------------------------------------------------------------
 
