@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cases import CASES, DTYPES, execute, full
+import reference
+from cases import CASES, DTYPES, WIDE, execute, full
 from contract import OPS, RESULTS
 from device_array import (
     DeviceArray,
@@ -28,7 +29,7 @@ from device_array import (
 from support import copies, digest, one_or_tuple, unset_like
 from test_arrays import LAYOUTS, laid_out
 from test_ops import exact_results
-from tolerances import assert_close
+from tolerances import assert_close, bounds
 
 import fastnn as fnn
 from fastnn import _core, ops
@@ -303,6 +304,60 @@ def test_results_for_numba_are_its_arrays(monkeypatch):
     np.testing.assert_array_equal(to_host(from_interface(made)), [0, 1])
 
 
+# ---- 16 bits -----------------------------------------------------------------------------------
+
+PRODUCTS = [
+    chosen
+    for op, chosen, dtype in SMALL
+    if op == "matmul" and dtype == "f32" and "precision" not in dict(chosen.options)
+]
+
+
+def sixteen_bits(name):
+    return np.float16 if name == "float16" else pytest.importorskip("ml_dtypes").bfloat16
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+@pytest.mark.parametrize("chosen", PRODUCTS, ids=str)
+def test_products_of_16_bits_are_summed_in_float32(chosen, name):
+    half = sixteen_bits(name)
+    arguments = {
+        key: value.astype(half) if isinstance(value, np.ndarray) else value
+        for key, value in chosen.arguments(np.float32).items()
+    }
+    results = on_device("matmul", arguments)
+    precise = {
+        key: value.astype(WIDE) if isinstance(value, np.ndarray) else value
+        for key, value in arguments.items()
+    }
+    exact = execute(reference.matmul, "matmul", precise)
+    allowed = bounds("matmul", np.float32, precise, exact)
+    unit = 2.0**-11 if half is np.float16 else 2.0**-8  # of one rounding
+    for key, value in results.items():
+        assert value.dtype == half
+        rounding = unit * np.abs(exact[key]) + 2.0**-25
+        assert_close(value.astype(np.float32), exact[key], allowed[key] + rounding, np.float32)
+
+
+def test_16_bits_elsewhere_are_refused():
+    half, other = sixteen_bits("bfloat16"), np.float16
+    x = np.ones((3, 3))
+    for types, message in (
+        ((half, np.float32), r"b must be bfloat16 .*, got float32 \(3, 3\) \(a is bfloat16\)"),
+        ((np.float32, half), r"b must be float32 .*, got bfloat16"),
+        ((half, other), r"b must be bfloat16 .*, got float16"),
+        ((np.int16, other), "a must be float32, float64, bfloat16 or float16 of shape"),
+    ):
+        with pytest.raises(fnn.DTypeError, match=f"^matmul: {message}"):
+            ops.matmul(*(to_device(x.astype(dtype)) for dtype in types))
+    with pytest.raises(ValueError, match="matmul: precision must be None with arrays of 16 bits"):
+        ops.matmul(to_device(x.astype(half)), to_device(x.astype(half)), precision="bf16")
+    with pytest.raises(fnn.DTypeError, match=r"relu: x must be float32 or float64 .*got bfloat16"):
+        ops.relu(to_device(x.astype(half)))
+    with pytest.raises(fnn.DTypeError, match="matmul: a must be float32 or float64 of"):
+        ops.matmul(x.astype(half), x.astype(half))
+
+
 # ---- numbers in device memory ------------------------------------------------------------------
 
 
@@ -413,6 +468,7 @@ def test_labels_of_any_integer_type(dtype):
         (2**64 - 100, "u8", str(-(2**31))),
     ],
 )
+@pytest.mark.usefixtures("_libraries")
 def test_a_label_out_of_range_is_found_later(label, dtype, told):
     """Where nothing waits: by synchronize(), or whatever is called next."""
     message = rf"^softmax_cross_entropy: label {told} at row 7; valid 0\.\.9$"
@@ -470,6 +526,9 @@ def test_arrays_of_two_devices_are_refused_by_name():
         ops.relu(to_device(x, 7))
     with pytest.raises(TypeError, match="relu_backward: x is an array of NumPy but"):
         ops.relu_backward(to_device(x), x)
+    both = [[to_device(x), to_device(x, like=InterfaceArray)] for _ in range(2)]
+    with pytest.raises(TypeError, match=r"sgd_step: param\[1\] is an array of __cuda_array_interf"):
+        ops.sgd_step(*both, lr=0.1)
     with pytest.raises(ValueError, match=r"sgd_step: param\[1\] is on another device than \[0\]"):
         ops.sgd_step([to_device(x), to_device(x, 1)], [to_device(x), to_device(x, 1)], lr=0.1)
 

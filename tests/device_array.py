@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "simt"))
 import simt_build
 
 CUDA = 2  # as DLPack names device types
-KINDS = {"i": 0, "u": 1, "f": 2, "b": 6}
+KINDS, BFLOAT = {"i": 0, "u": 1, "f": 2, "b": 6}, 4
 DEFAULT_STREAM = 1
 
 
@@ -104,6 +104,19 @@ def allocate(size):
     return Memory(data, lambda: emulator.release(data))
 
 
+def code_of(dtype):
+    return BFLOAT if dtype.name == "bfloat16" else KINDS[dtype.kind]
+
+
+def dtype_of(code, size):
+    if code == BFLOAT:
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    kind = {code: kind for kind, code in KINDS.items()}[code]
+    return np.dtype(f"{kind}{size}" if kind != "b" else "?")
+
+
 class DeviceArray:
     """An array of a shape and strides (in bytes) at an address of a device."""
 
@@ -121,7 +134,7 @@ class DeviceArray:
         tensor, ndim = managed.tensor, len(self.shape)
         tensor.data, tensor.device_type, tensor.device = self.address, CUDA, self.number
         tensor.ndim, tensor.lanes = ndim, 1
-        tensor.code, tensor.bits = KINDS[self.dtype.kind], 8 * self.dtype.itemsize
+        tensor.code, tensor.bits = code_of(self.dtype), 8 * self.dtype.itemsize
         tensor.shape = (ctypes.c_int64 * ndim)(*self.shape)
         steps = [stride // self.dtype.itemsize for stride in self.strides]
         tensor.strides = (ctypes.c_int64 * ndim)(*steps)
@@ -191,8 +204,7 @@ def from_dlpack(array):
     delete = Deleter(managed.deleter)
     tensor = managed.tensor
     assert (tensor.device_type, tensor.device) == (CUDA, device)
-    kind = {code: kind for kind, code in KINDS.items()}[tensor.code]
-    dtype = np.dtype(f"{kind}{tensor.bits // 8}" if kind != "b" else "?")
+    dtype = dtype_of(tensor.code, tensor.bits // 8)
     shape = tensor.shape[: tensor.ndim]
     strides = np.empty(shape, dtype).strides
     memory = Memory(tensor.data, lambda: delete(ctypes.pointer(managed)))

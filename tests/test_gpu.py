@@ -336,7 +336,7 @@ def test_lists_are_updated_as_their_arrays_would_be(count):
     torch = Torch().module
     lengths = [(i * i) % 3001 for i in range(count)]
     lists = [[torch.randn(n, device="cuda").abs() for n in lengths] for _ in range(4)]
-    singly = [[array.clone() for array in arrays] for arrays in lists]
+    singly = [[array.clone() for array in each] for each in lists]
     ops.adam_step(*lists, step=3, lr=0.1)
     for one in zip(*singly, strict=True):
         ops.adam_step(*one, step=3, lr=0.1)
@@ -349,6 +349,27 @@ def test_arrays_of_numba():
     y = ops.relu(cuda.to_device(np.float32([[-1, 2], [3, -4]])))
     assert cuda.is_cuda_array(y)
     np.testing.assert_array_equal(y.copy_to_host(), [[0, 2], [3, 0]])
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (70, 91, 333), (300, 520, 1032), (1024, 1024, 1096)])
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_products_of_16_bits(name, layout, sizes):
+    torch = Torch().module
+    dtype, unit = getattr(torch, name), 2.0**-8 if name == "bfloat16" else 2.0**-11
+    m, n, k = sizes
+    a, b = (torch.randn(shape, device="cuda").to(dtype) for shape in ((m, k), (k, n)))
+    bias = torch.randn(n, device="cuda").to(dtype)
+    if layout == "columns":
+        a, b = a.T.contiguous().T, b.T.contiguous().T
+    for activation in (None, "relu", "gelu"):
+        y = ops.matmul(a, b, bias=bias, activation=activation)
+        assert y.dtype == dtype
+        exact = a.double() @ b.double() + bias.double()
+        exact = getattr(torch.nn.functional, activation)(exact) if activation else exact
+        terms = a.double().abs() @ b.double().abs() + bias.double().abs()
+        allowed = unit * exact.abs() + 2.0**-16 * terms + 2.0**-25
+        assert ((y.double() - exact).abs() <= allowed).all()
 
 
 @pytest.mark.parametrize("kind", [Torch, CuPy])

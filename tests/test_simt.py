@@ -170,8 +170,7 @@ INSTRUCTIONS = {  # of tests/simt/conformance.cu
     ],
 }
 SM90A_INSTRUCTIONS = [  # of the product on Hopper
-    *INSTRUCTIONS["sm_90a"][:4],
-    *INSTRUCTIONS["sm_90a"][8:13],
+    *INSTRUCTIONS["sm_90a"][:13],
     r"setmaxnreg\.dec",
     r"setmaxnreg\.inc",
 ]

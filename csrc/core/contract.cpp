@@ -85,6 +85,7 @@ void finish(OpInfo& op, std::vector<Field> raw) {
     f.slot = op.slots;
     op.slots += f.kind == Kind::mat ? 3 : f.kind == Kind::targets ? 2 : 1;
     if (f.kind == Kind::scratch) op.scratch_slot = f.slot;
+    if (f.kind == Kind::halves) op.halves_slot = f.slot;
     if (f.kind == Kind::choice) f.words = split(f.text, '|');
     if (f.standard == "REQUIRED") f.standard.clear();
     f.number = parse<double>(f.standard);
@@ -110,6 +111,7 @@ std::vector<OpInfo> make_ops() {
                  {},                         \
                  0,                          \
                  -1,                         \
+                 -1,                         \
                  true,                       \
                  false,                      \
                  cost<name##_args>,          \
@@ -128,6 +130,7 @@ std::vector<OpInfo> make_ops() {
 #define OUT(name, type, shape, doc)          {Kind::out, #name, #shape, "", doc, parse_type(#type)},
 #define OPTOUT(name, type, shape, flag, doc) {Kind::optout, #name, #shape, #flag, doc, parse_type(#type)},
 #define LOSS(name, shape, doc)               {Kind::loss, #name, #shape, "", doc},
+#define HALVES                               {Kind::halves, "halves", "", "", ""},
 #define FUSED(type, name, doc)               {Kind::fused, #name, "", "", doc},
 #define NUMBER(kind, name, dflt, doc)        {kind, #name, "", "", doc, Type::T, 0, {}, {}, false, #dflt},
 #define REAL(name, dflt, doc)                NUMBER(Kind::real, name, dflt, doc)

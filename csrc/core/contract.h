@@ -28,6 +28,7 @@ enum class Kind {
   out,
   optout,
   loss,
+  halves,
   fused,  // null but in a plan
   real,
   integer,
@@ -62,7 +63,8 @@ struct Field {
   bool is_inout() const { return kind == Kind::inout || kind == Kind::optinout; }
   bool is_result() const { return kind == Kind::out || kind == Kind::optout || kind == Kind::loss; }
   bool is_argument() const {
-    return kind != Kind::dim && kind != Kind::scratch && kind != Kind::fused && !is_result();
+    return kind != Kind::dim && kind != Kind::scratch && kind != Kind::halves &&
+           kind != Kind::fused && !is_result();
   }
   bool optional() const { return kind == Kind::opt || kind == Kind::optinout || !standard.empty(); }
 };
@@ -73,6 +75,7 @@ struct OpInfo {
   std::vector<Field> fields;
   int slots = 0;
   int scratch_slot = -1;
+  int halves_slot = -1;
   bool elementwise = true;  // every array has the same shape: results may alias inputs
   bool in_place = false;    // updates arrays (a _step op): takes lists, too
   double (*cost)(const Slot*, bool f64);

@@ -57,6 +57,9 @@
 #ifndef COUNTER
 #define COUNTER(...)
 #endif
+#ifndef HALVES
+#define HALVES
+#endif
 #ifndef KW
 #define KW
 #endif
@@ -95,6 +98,7 @@
 #undef CHOICE
 #undef SCALAR
 #undef COUNTER
+#undef HALVES
 #undef KW
 #undef COST
 #undef SCRATCH

@@ -46,6 +46,7 @@ i64 matmul_scratch(i64 m, i64 n, i64 k, i64 itemsize, int threads);  // core/mat
 #define OUT(name, type, shape, doc)         type* name;
 #define OPTOUT(name, type, shape, flag, doc) type* name;
 #define LOSS(name, shape, doc)              T* name;
+#define HALVES                              i64 halves;
 #define FUSED(type, name, doc)              type* name;
 #define REAL(name, dflt, doc)               double name;
 #define INT(name, dflt, doc)                i64 name;

@@ -63,13 +63,23 @@ struct Hopper {
 // save. To be measured.
 constexpr double kHopperProducts = 0x1p30;
 
+struct SixteenBits {
+  static constexpr bool sums_b = true;  // never asked for
+  i64 workspace(const matmul_args<float>& a) const { return halves_matmul_workspace(a); }
+  cudaError_t launch(const matmul_args<float>& a, const CudaCall& call) const {
+    return halves_matmul(a, call);
+  }
+};
+
 // use(the family for a)
 template <class T, class Use> auto with_family(const matmul_args<T>& a, Use use) {
   if (a.m == 0 || a.n == 0) return use(Nothing());
-  if (skinny_matmul_fits(a)) return use(Skinny());
+  if (!a.halves && skinny_matmul_fits(a)) return use(Skinny());
   if constexpr (sizeof(T) == 4) {
     const bool large = double(a.m) * double(a.n) * double(a.k) >= kHopperProducts;
-    if (a.precision >= 0 && large && sm90a_matmul_fits(a)) return use(Hopper{sm90a_tile(a)});
+    if ((a.precision >= 0 || a.halves) && large && sm90a_matmul_fits(a))
+      return use(Hopper{sm90a_tile(a)});
+    if (a.halves) return use(SixteenBits());
     if (a.precision >= 0) return use(TensorCores{a.precision == 1 ? Mma::bf16 : Mma::tf32});
   }
   return use(Simt());

@@ -23,6 +23,11 @@ enum class Mma { tf32, bf16, tf32x3 };
 i64 mma_matmul_workspace(const matmul_args<float>& a, Mma how);
 cudaError_t mma_matmul(const matmul_args<float>& a, const CudaCall& call, Mma how);
 
+// matmul_halves.cu: tensor cores from sm_80 on, bfloat16 and float16 arrays, any strides; without
+// what a plan fuses.
+i64 halves_matmul_workspace(const matmul_args<float>& a);
+cudaError_t halves_matmul(const matmul_args<float>& a, const CudaCall& call);
+
 // matmul_sm90a.cu: wgmma and TMA, for compute capability 9.0 alone; tf32 and bf16, any strides. The
 // tile and the number of blocks that share one are by choice, for tests and timings.
 struct Sm90aTile {

@@ -1,14 +1,16 @@
-// Matrix product of float32 arrays on Hopper's tensor cores, in bf16 or tf32: warps specialised as
-// in CUTLASS's persistent kernels. A block takes one tile after the other; one thread of its first
-// warpgroup keeps a ring of stages filled by TMA, one or two other warpgroups multiply them by
-// wgmma, 64 rows each, and finish the sums in registers while the ring fills for the next tile.
-// wgmma wants both factors by terms (tf32), in 16 bits (bf16) and aligned: where they are not so
-// already, a pass before rewrites them into the workspace.
+// Matrix product on Hopper's tensor cores, of float32 arrays in bf16 or tf32, and of bfloat16 or
+// float16 arrays, whose results are rounded once. Warps are specialised as in CUTLASS's persistent
+// kernels: a block takes one tile after the other; one thread of its first warpgroup keeps a ring
+// of stages filled by TMA, one or two other warpgroups multiply them by wgmma, 64 rows each, and
+// finish the sums in registers while the ring fills for the next tile. wgmma wants both factors by
+// terms (tf32; here always), in 16 bits but for tf32, and aligned: where they are not so already, a
+// pass before rewrites them into the workspace.
 #include "matmul.cuh"
 
 namespace {
 
 using bf16 = __nv_bfloat16;
+using fp16 = __half;
 
 // ---- packing -------------------------------------------------------------------------------
 
@@ -16,11 +18,33 @@ constexpr int kPackLines = 32, kPackTerms = 64, kPackThreads = 256;
 
 __device__ void put(bf16* to, float x) { *to = __float2bfloat16_rn(x); }
 __device__ void put(float* to, float x) { *to = __uint_as_float(simt::to_tf32(x)); }
+__device__ void put(bf16* to, bf16 x) { *to = x; }
+__device__ void put(fp16* to, fp16 x) { *to = x; }
+
+// A factor of an array of 16 bits.
+template <class E> struct HalfFactor {
+  const E* p;
+  i64 lines, terms, line_stride, term_stride;
+  bool aligned;
+
+  explicit HalfFactor(const Factor<float>& f)
+      : p(reinterpret_cast<const E*>(f.p)), lines(f.lines), terms(f.terms),
+        line_stride(f.line_stride), term_stride(f.term_stride),
+        aligned(is_aligned(p) && line_stride % 8 == 0) {}
+  __device__ bool by_term() const { return term_stride == 1; }
+  __device__ E read_inside(i64 line, i64 term) const {
+    const bool inside = line < lines && term < terms;
+    return inside ? p[line * line_stride + term * term_stride] : E();
+  }
+};
+template <class E>
+using FactorOf = std::conditional_t<sizeof(E) == 2, HalfFactor<E>, Factor<float>>;
 
 // Lines of terms, a multiple of 16 bytes apart, from a factor of any layout.
-template <class T>
-__global__ void __launch_bounds__(kPackThreads) pack_kernel(Factor<float> f, T* to, i64 pitch) {
-  __shared__ float tile[kPackLines][kPackTerms + 1];
+template <class T, class F>
+__global__ void __launch_bounds__(kPackThreads) pack_kernel(F f, T* to, i64 pitch) {
+  using Element = decltype(f.read_inside(0, 0));
+  __shared__ Element tile[kPackLines][kPackTerms + 4 / sizeof(Element)];
   const i64 across = (f.terms + kPackTerms - 1) / kPackTerms;
   const i64 line0 = blockIdx.x / across * kPackLines, term0 = blockIdx.x % across * kPackTerms;
   for (int e = threadIdx.x; e < kPackLines * kPackTerms; e += kPackThreads) {
@@ -98,8 +122,10 @@ __device__ __forceinline__ void multiply(float (&sums)[S::BN / 2], const typenam
   const uint64_t a = descriptor(left), b = descriptor(right);
 #pragma unroll
   for (int step = 0; step < 4; step++) {  // 32 bytes
-    if constexpr (sizeof(typename S::T) == 2)
+    if constexpr (std::is_same_v<typename S::T, bf16>)
       simt::wgmma_bf16<S::BN>(sums, a + 2 * step, b + 2 * step);
+    else if constexpr (std::is_same_v<typename S::T, fp16>)
+      simt::wgmma_fp16<S::BN>(sums, a + 2 * step, b + 2 * step);
     else
       simt::wgmma_tf32<S::BN>(sums, a + 2 * step, b + 2 * step);
   }
@@ -140,20 +166,35 @@ __device__ bool add_group_parts(const Hopper& p, const Unit& unit, int group, bo
   return true;
 }
 
+__device__ __forceinline__ float wide(float x) { return x; }
+__device__ __forceinline__ float wide(bf16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float wide(fp16 x) { return __half2float(x); }
+__device__ __forceinline__ float2 make_pair(float, float x, float y) { return make_float2(x, y); }
+__device__ __forceinline__ __nv_bfloat162 make_pair(bf16, float x, float y) {
+  return __floats2bfloat162_rn(x, y);
+}
+__device__ __forceinline__ __half2 make_pair(fp16, float x, float y) {
+  return __floats2half2_rn(x, y);
+}
+
 // Two adjacent columns of a row, or the last one.
+template <class E>
 __device__ __forceinline__ void finish_pair(const Hopper& p, i64 row, i64 j, float x, float y) {
   const matmul_args<float>& a = p.a;
   const i64 at = row * a.n + j;
   const bool two = j + 1 < a.n;
-  const auto store = [&](float* to) {
+  const auto store = [&](float* array) {
+    E* to = reinterpret_cast<E*>(array) + at;
+    const auto pair = make_pair(E(), x, y);
     if (p.vectors)
-      *reinterpret_cast<float2*>(to + at) = make_float2(x, y);
-    else if (to[at] = x; two)
-      to[at + 1] = y;
+      *reinterpret_cast<decltype(make_pair(E(), x, y))*>(to) = pair;
+    else if (to[0] = pair.x; two)
+      to[1] = pair.y;
   };
   if (a.bias) {
-    x += a.bias[j];
-    if (two) y += a.bias[j + 1];
+    const E* bias = reinterpret_cast<const E*>(a.bias) + j;
+    x += wide(bias[0]);
+    if (two) y += wide(bias[1]);
   }
   if (a.preactivation) store(a.preactivation);
   if (a.activation < 0 && a.gate) {
@@ -167,22 +208,29 @@ __device__ __forceinline__ void finish_pair(const Hopper& p, i64 row, i64 j, flo
   store(a.y);
 }
 
-// wgmma.h says which sums a thread has. Activations but relu go over y once more, as in finish().
-template <int BN>
+// simt_wgmma.cuh says which sums a thread has.
+__device__ __forceinline__ i64 row_of(int i) {
+  return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + i / 2 % 2 * 8;
+}
+__device__ __forceinline__ i64 column_of(int i) { return threadIdx.x % 4 * 2 + i / 4 * 8; }
+
+template <class E, int BN>
 __device__ __forceinline__ void finish_rows(const Hopper& p, i64 m0, i64 n0,
                                             const float (&sums)[BN / 2]) {
-  const matmul_args<float>& a = p.a;
-  const i64 row0 = m0 + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-  const i64 column0 = n0 + threadIdx.x % 4 * 2;
 #pragma unroll
   for (int i = 0; i < BN / 2; i += 2) {
-    const i64 row = row0 + i / 2 % 2 * 8, column = column0 + i / 4 * 8;
-    if (row < a.m && column < a.n) finish_pair(p, row, column, sums[i], sums[i + 1]);
+    const i64 row = m0 + row_of(i), column = n0 + column_of(i);
+    if (row < p.a.m && column < p.a.n) finish_pair<E>(p, row, column, sums[i], sums[i + 1]);
   }
-  if (a.activation <= 0) return;
+}
+
+// Activations but relu go over y once more, as in finish(). Of 16 bits that would round twice, so
+// such products don't come here.
+template <int BN>
+__device__ __forceinline__ void activate_rows(const matmul_args<float>& a, i64 m0, i64 n0) {
 #pragma unroll 1
   for (int i = 0; i < BN / 2; i += 2) {
-    const i64 row = row0 + i / 2 % 2 * 8, column = column0 + i / 4 * 8;
+    const i64 row = m0 + row_of(i), column = n0 + column_of(i);
     if (row >= a.m || column >= a.n) continue;
     const i64 at = row * a.n + column;
     const At<false> pair{at, at + (column + 1 < a.n ? 2 : 1)};
@@ -190,7 +238,7 @@ __device__ __forceinline__ void finish_rows(const Hopper& p, i64 m0, i64 n0,
   }
 }
 
-template <class S> __device__ void consume(const Hopper& p, Smem<S>* smem, int group) {
+template <class S, class E> __device__ void consume(const Hopper& p, Smem<S>* smem, int group) {
   const bool leads = threadIdx.x % 128 == 0;
   int round = 0, before = 0;
   for (i64 i = blockIdx.x, s = 0; i < p.tiles * p.splits; i += gridDim.x) {
@@ -210,12 +258,15 @@ template <class S> __device__ void consume(const Hopper& p, Smem<S>* smem, int g
     simt::wgmma_wait<0>();
     simt::wgmma_pin(sums);
     if (leads) simt::mbar_arrive(&smem->empty[before]);
-    if (add_group_parts<S>(p, unit, group, &smem->last[group], sums))
-      finish_rows<S::BN>(p, unit.m0 + group * 64, unit.n0, sums);
+    if (!add_group_parts<S>(p, unit, group, &smem->last[group], sums)) continue;
+    finish_rows<E, S::BN>(p, unit.m0 + group * 64, unit.n0, sums);
+    if constexpr (sizeof(E) == 4) {
+      if (p.a.activation > 0) activate_rows<S::BN>(p.a, unit.m0 + group * 64, unit.n0);
+    }
   }
 }
 
-template <class S>
+template <class S, class E>
 __global__ void __launch_bounds__(S::threads, 1)
     matmul_sm90a_kernel(Hopper p, const __grid_constant__ CUtensorMap left,
                         const __grid_constant__ CUtensorMap right) {
@@ -233,13 +284,13 @@ __global__ void __launch_bounds__(S::threads, 1)
     if (threadIdx.x == 0) produce<S>(p, smem, &left, &right);
   } else {
     simt::setmaxnreg_inc<232>();
-    consume<S>(p, smem, int(threadIdx.x / 128 - 1));
+    consume<S, E>(p, smem, int(threadIdx.x / 128 - 1));
   }
 }
 
 // ---- the choice of a tile ------------------------------------------------------------------
 
-i64 block_terms(const matmul_args<float>& a) { return a.precision == 1 ? 64 : 32; }
+i64 block_terms(const matmul_args<float>& a) { return a.precision == 1 || a.halves ? 64 : 32; }
 
 // Rough cycles of the slowest multiprocessor: a block of 128 bytes of k takes the tensor cores
 // m n / 32, and 2.5 (m + n) to arrive from L2; a tile some 1500 to start and finish, and its parts
@@ -258,7 +309,8 @@ double cycles(const matmul_args<float>& a, Sm90aTile t) {
 bool sm90a_matmul_fits(const matmul_args<float>& a) {
   constexpr i64 most = (i64(1) << 31) - 1024;  // TMA's coordinates
   int device = 0, major = 0;
-  return a.k > 0 && a.m < most && a.n < most && a.k < most &&
+  const bool rounded_once = !a.halves || a.activation <= 0;
+  return a.k > 0 && rounded_once && a.m < most && a.n < most && a.k < most &&
          cudaGetDevice(&device) == cudaSuccess &&
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
          major == 9;
@@ -284,14 +336,18 @@ namespace {
 
 i64 round_up(i64 bytes) { return ceil_div(bytes, 256) * 256; }
 
-// A factor as TMA reads it: in place, or packed.
-template <class T> struct Packed {
-  Factor<float> f;
+CUtensorMapDataType map_type(float) { return CU_TENSOR_MAP_DATA_TYPE_FLOAT32; }
+CUtensorMapDataType map_type(bf16) { return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16; }
+CUtensorMapDataType map_type(fp16) { return CU_TENSOR_MAP_DATA_TYPE_FLOAT16; }
+
+// A factor of elements E as TMA reads it: in place, or packed.
+template <class T, class E> struct Packed {
+  FactorOf<E> f;
   bool in_place;
   i64 pitch;
   explicit Packed(const Factor<float>& factor)
-      : f(factor),
-        in_place(sizeof(T) == 4 && f.aligned && f.term_stride == 1 && f.line_stride >= f.terms),
+      : f(factor), in_place(sizeof(T) == sizeof(E) && f.aligned && f.term_stride == 1 &&
+                            f.line_stride >= f.terms),
         pitch(in_place ? f.line_stride
                        : ceil_div(f.terms * i64(sizeof(T)), 16) * 16 / i64(sizeof(T))) {}
   i64 bytes() const { return in_place ? 0 : round_up(f.lines * pitch * i64(sizeof(T))); }
@@ -300,22 +356,21 @@ template <class T> struct Packed {
     T* to = reinterpret_cast<T*>(place);
     if (!in_place) {
       const i64 blocks = ceil_div(f.lines, kPackLines) * ceil_div(f.terms, kPackTerms);
-      const cudaError_t error = simt::launch(pack_kernel<T>, dim3(unsigned(blocks)),
+      const cudaError_t error = simt::launch(pack_kernel<T, FactorOf<E>>, dim3(unsigned(blocks)),
                                              dim3(kPackThreads), 0, call.stream, f, to, pitch);
       if (error != cudaSuccess) return error;
     }
     const void* base = in_place ? static_cast<const void*>(f.p) : to;
-    return simt::make_tensor_map_2d(
-        map, sizeof(T) == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-        base, uint64_t(f.terms), uint64_t(f.lines), uint64_t(pitch) * sizeof(T), 128 / sizeof(T),
-        uint32_t(box_lines), CU_TENSOR_MAP_SWIZZLE_128B);
+    return simt::make_tensor_map_2d(map, map_type(T()), base, uint64_t(f.terms), uint64_t(f.lines),
+                                    uint64_t(pitch) * sizeof(T), 128 / sizeof(T),
+                                    uint32_t(box_lines), CU_TENSOR_MAP_SWIZZLE_128B);
   }
 };
 
 // What is launched, and the workspace: counters, sums, left factor, right factor.
-template <class S> struct Plan {
+template <class S, class E> struct Plan {
   using T = typename S::T;
-  Packed<T> left, right;
+  Packed<T, E> left, right;
   i64 tiles_m, tiles;
   int blocks, split_blocks;
   Cut cut;  // for Parts: each warpgroup has its own
@@ -330,7 +385,10 @@ template <class S> struct Plan {
   i64 bytes() const { return sums_bytes() + left.bytes() + right.bytes(); }
 
   cudaError_t launch(const matmul_args<float>& a, const CudaCall& call) const {
-    Hopper p{a, {}, tiles_m, tiles, cut.splits, blocks, split_blocks, in_vectors(a)};
+    const bool vectors = sizeof(E) == 4
+                             ? in_vectors(a)
+                             : a.n % 2 == 0 && is_aligned(a.y) && is_aligned(a.preactivation);
+    Hopper p{a, {}, tiles_m, tiles, cut.splits, blocks, split_blocks, vectors};
     CUtensorMap left_map, right_map;
     char* packed = call.workspace + sums_bytes();
     cudaError_t error = make_parts(call, cut, group_sums, p.parts);
@@ -339,7 +397,7 @@ template <class S> struct Plan {
     if (error != cudaSuccess) return error;
     const i64 units = tiles * cut.splits;
     const unsigned grid = unsigned(units < kMultiprocessors ? units : kMultiprocessors);
-    return simt::launch(matmul_sm90a_kernel<S>, dim3(grid), dim3(S::threads), sizeof(Smem<S>),
+    return simt::launch(matmul_sm90a_kernel<S, E>, dim3(grid), dim3(S::threads), sizeof(Smem<S>),
                         call.stream, p, left_map, right_map);
   }
 };
@@ -355,16 +413,19 @@ template <class T, int BM, class Use> auto with_columns(int n, Use use) {
 template <class T, class Use> auto with_rows(Sm90aTile t, Use use) {
   return t.m == 64 ? with_columns<T, 64>(t.n, use) : with_columns<T, 128>(t.n, use);
 }
-// use(Shape) for the tile and the precision.
-template <class Use> auto with_shape(const matmul_args<float>& a, Sm90aTile t, Use use) {
-  return a.precision == 1 ? with_rows<bf16>(t, use) : with_rows<float>(t, use);
+// use(Plan) for the tile and the precision.
+template <class Use> auto with_plan(const matmul_args<float>& a, Sm90aTile t, Use use) {
+  const auto halves = [&]<class S>(S) { return use(Plan<S, typename S::T>(a, t.splits)); };
+  if (a.halves) return a.halves == 1 ? with_rows<bf16>(t, halves) : with_rows<fp16>(t, halves);
+  const auto floats = [&]<class S>(S) { return use(Plan<S, float>(a, t.splits)); };
+  return a.precision == 1 ? with_rows<bf16>(t, floats) : with_rows<float>(t, floats);
 }
 
 }  // namespace
 
 i64 sm90a_matmul_workspace(const matmul_args<float>& a, Sm90aTile t) {
-  return with_shape(a, t, [&]<class S>(S) { return Plan<S>(a, t.splits).bytes(); });
+  return with_plan(a, t, [](const auto& plan) { return plan.bytes(); });
 }
 cudaError_t sm90a_matmul(const matmul_args<float>& a, const CudaCall& call, Sm90aTile t) {
-  return with_shape(a, t, [&]<class S>(S) { return Plan<S>(a, t.splits).launch(a, call); });
+  return with_plan(a, t, [&](const auto& plan) { return plan.launch(a, call); });
 }

@@ -277,9 +277,9 @@ size_t item_size(DType dtype) { return row(dtype).size; }
 
 bool is_integer(DType dtype) { return dtype >= DType::i8 && dtype <= DType::u64_; }
 
-DType dtype_of(Type type, bool f64) {
+DType dtype_of(Type type, DType floating) {
   switch (type) {
-    case Type::T: return f64 ? DType::f64 : DType::f32;
+    case Type::T: return floating;
     case Type::i64: return DType::i64_;
     case Type::u8: return DType::u8_;
     default: return DType::boolean;

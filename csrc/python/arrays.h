@@ -38,7 +38,7 @@ const char* name_of(Library library);
 const char* name_of(DType dtype);  // NumPy's
 size_t item_size(DType dtype);
 bool is_integer(DType dtype);
-DType dtype_of(Type type, bool f64);
+DType dtype_of(Type type, DType floating);
 
 struct View {
   char* data = nullptr;

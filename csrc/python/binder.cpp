@@ -47,6 +47,7 @@ void Binder::bind() {
     const Field& f = fields[i];
     if (f.kind == Kind::dim) call.slots[f.slot].i = -1;
     if (f.kind == Kind::scratch || f.kind == Kind::fused) call.slots[f.slot].p = nullptr;
+    if (f.kind == Kind::halves) call.slots[f.slot].i = 0;
     if (f.kind >= Kind::real && f.kind != Kind::choice && f.kind != Kind::scratch) bind_number(i);
     if (f.kind == Kind::choice) bind_choice(i);
   }
@@ -288,7 +289,8 @@ void Binder::bind_choice(int i) {
 std::string Binder::expected(const Field& f) const {
   const char* types[] = {"float32 or float64", "integers", "uint8", "bool"};
   std::string text = types[static_cast<int>(f.type)];
-  if (f.type == Type::T && type_field_ >= 0) text = call.f64 ? "float64" : "float32";
+  if (f.type == Type::T && takes(DType::bf16)) text = "float32, float64, bfloat16 or float16";
+  if (f.type == Type::T && type_field_ >= 0) text = name_of(type_);
   if (f.kind == Kind::targets) text = "integers";
   text += " of shape " +
           (f.kind == Kind::targets ? "(" + dim_name(op_, f.axes[0].slot) + ",)" : f.shape);
@@ -318,8 +320,7 @@ void Binder::wrong_dtype(const Field& f, PyObject* object) const {
     text = where(f) + " is big-endian ('>" + dtype + "'); use .astype('<" + dtype + "')";
   } else if (type_field_ >= 0 && f.type == Type::T) {
     const Field& first = op_.fields[type_field_];
-    text += " (" + first.name + " is " + (call.f64 ? "float64" : "float32") +
-            "); all arrays of one call have one type";
+    text += " (" + first.name + " is " + name_of(type_) + "); all arrays of one call have one type";
   }
   raise("DTypeError", text);
 }
@@ -348,15 +349,27 @@ void Binder::take_library(const Field& f, const View& v) {
     check_cuda(cuda().wait_for_stream(queue_, v.stream), op_.name, v.device);
 }
 
+bool Binder::takes(DType dtype) const {
+  if (dtype == DType::f32 || dtype == DType::f64) return true;
+  const bool halves = on_device() && op_.halves_slot >= 0;
+  return halves && (dtype == DType::bf16 || dtype == DType::f16);
+}
+
+void Binder::set_type(int field, DType dtype) {
+  type_field_ = field;
+  type_ = dtype;
+  call.f64 = dtype == DType::f64;
+  if (op_.halves_slot < 0) return;
+  call.slots[op_.halves_slot].i = dtype == DType::bf16 ? 1 : dtype == DType::f16 ? 2 : 0;
+}
+
 void Binder::take_type(int i) {
   const Field& f = op_.fields[i];
   const View& v = views_[i];
   if (f.type == Type::T) {
-    bool f64 = v.dtype == DType::f64;
-    if (!f64 && v.dtype != DType::f32) wrong_dtype(f, v.object);
-    if (type_field_ >= 0 && f64 != call.f64) wrong_dtype(f, v.object);
-    if (type_field_ < 0) type_field_ = i, call.f64 = f64;
-  } else if (f.type == Type::i64 ? !is_integer(v.dtype) : v.dtype != dtype_of(f.type, false)) {
+    if (!takes(v.dtype) || (type_field_ >= 0 && v.dtype != type_)) wrong_dtype(f, v.object);
+    if (type_field_ < 0) set_type(i, v.dtype);
+  } else if (f.type == Type::i64 ? !is_integer(v.dtype) : v.dtype != dtype_of(f.type, type_)) {
     wrong_dtype(f, v.object);
   }
 }
@@ -556,11 +569,11 @@ void Binder::bind_targets(int i) {
   labels.p = probabilities.p = nullptr;
   i64 n = call.slots[f.axes[0].slot].i, c = call.slots[f.axes[1].slot].i;
   if (v.dtype == DType::f32 || v.dtype == DType::f64) {
-    if ((v.dtype == DType::f64) != call.f64 || v.ndim != 2) {
+    if (v.dtype != type_ || v.ndim != 2) {
       if (v.ndim != 2) wrong_dtype(f, v.object);
       raise("DTypeError", where(f) + " must be integers, or probabilities of the type of " +
-                              op_.fields[type_field_].name + " (" +
-                              (call.f64 ? "float64" : "float32") + "), got " + describe(v.object));
+                              op_.fields[type_field_].name + " (" + name_of(type_) + "), got " +
+                              describe(v.object));
     }
     if (v.shape[0] != n || v.shape[1] != c)
       raise("ShapeError", where(f) + " must be probabilities of shape (" + std::to_string(n) +
@@ -624,8 +637,7 @@ void Binder::bind_results() {
         py::str(py::module_::import("numpy").attr("dtype")(py::handle(dtype)).attr("name"));
     if (name != "float32" && name != "float64")
       raise("DTypeError", op_.name + ": dtype must be float32 or float64, got " + name);
-    call.f64 = name == "float64";
-    type_field_ = 0;
+    set_type(0, name == "float64" ? DType::f64 : DType::f32);
   }
   bool tuple = out && PyTuple_Check(out);
   if (out && out != Py_None &&
@@ -656,19 +668,11 @@ void Binder::bind_out(int i, PyObject* given) {
   View& v = views_[i];
   view_array(given, v, op_.name.c_str(), ("out (" + f.name + ")").c_str());
   take_library(f, v);
-  if (type_field_ < 0 && f.type == Type::T && (v.dtype == DType::f32 || v.dtype == DType::f64)) {
-    call.f64 = v.dtype == DType::f64;
-    type_field_ = i;
-  }
+  if (type_field_ < 0 && f.type == Type::T && takes(v.dtype)) set_type(i, v.dtype);
   std::vector<i64> shape = result_shape(f);
-  DType dtype = dtype_of(f.type, call.f64);
+  DType dtype = dtype_of(f.type, type_);
   auto must = [&] {  // on refusal only: describing an array runs Python code
-    const char* name = dtype == DType::f32    ? "float32"
-                       : dtype == DType::f64  ? "float64"
-                       : dtype == DType::i64_ ? "int64"
-                       : dtype == DType::u8_  ? "uint8"
-                                              : "bool";
-    return where(f) + " must be " + name + " of shape " +
+    return where(f) + " must be " + name_of(dtype) + " of shape " +
            shape_text(shape.data(), static_cast<int>(shape.size())) + ", got " + describe(given);
   };
   if (v.dtype != dtype) raise("DTypeError", must());
@@ -685,7 +689,7 @@ void Binder::make_out(int i) {
   const Field& f = op_.fields[i];
   std::vector<i64> shape = result_shape(f);
   i64 n = product(shape.data(), static_cast<int>(shape.size()), f);
-  DType dtype = dtype_of(f.type, call.f64);
+  DType dtype = dtype_of(f.type, type_);
   if (n > (i64{1} << 62) / static_cast<i64>(item_size(dtype)))
     throw py::value_error(where(f) + ": result too large");
   int ndim = static_cast<int>(shape.size());

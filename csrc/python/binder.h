@@ -35,6 +35,7 @@ class Binder {
   int device() const { return queue_.device; }  // -1: the CPU
   bool on_device() const { return device() >= 0; }
   Library library() const { return library_; }
+  DType type() const { return type_; }
   const View& view(int field) const { return views_[field]; }  // object null: not given
 
   Call call;
@@ -46,7 +47,8 @@ class Binder {
   PyObject* like_ = nullptr;
   CudaQueue queue_ = {-1, nullptr};  // device -1: the CPU
   bool numbers_on_device_ = false;   // some of them
-  int type_field_ = -1;              // the array that decided the floating-point type
+  int type_field_ = -1;              // the array that decided
+  DType type_ = DType::f32;          // the floating-point type
   struct Axes {
     const i64* shape = nullptr;
     int count = -1;
@@ -91,6 +93,8 @@ class Binder {
   [[noreturn]] void wrong_label(const Field& f, const View& v, i64 r, i64 classes) const;
   void bind_results();
   void take_library(const Field& f, const View& v);
+  bool takes(DType dtype) const;
+  void set_type(int field, DType dtype);
   void take_type(int i);
   void match_shape(const Field& f, const View& v);
   void settle_dim(int slot, const i64* shape, int count, const Field& f, const View& v);

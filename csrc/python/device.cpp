@@ -109,16 +109,6 @@ bool is_out_of_memory(const py::error_already_set& e) {
   return py::str(e.type().attr("__name__")).cast<std::string>() == "OutOfMemoryError";
 }
 
-const char* dtype_name(DType dtype) {
-  switch (dtype) {
-    case DType::f32: return "float32";
-    case DType::f64: return "float64";
-    case DType::i64_: return "int64";
-    case DType::u8_: return "uint8";
-    default: return "bool";
-  }
-}
-
 py::tuple shape_tuple(const i64* shape, int ndim) {
   py::tuple result(ndim);
   for (int i = 0; i < ndim; i++) result[static_cast<size_t>(i)] = shape[i];
@@ -132,14 +122,14 @@ void* address(const py::object& number) {
 DeviceArray new_torch(PyObject* like, DType dtype, const py::tuple& shape) {
   py::object torch = py::module_::import("torch");
   py::object array =
-      py::handle(like).attr("new_empty")(shape, py::arg("dtype") = torch.attr(dtype_name(dtype)));
+      py::handle(like).attr("new_empty")(shape, py::arg("dtype") = torch.attr(name_of(dtype)));
   return {array, false, address(array.attr("data_ptr")())};
 }
 
 DeviceArray new_cupy(PyObject* like, DType dtype, const py::tuple& shape, bool several_devices) {
   py::object cupy = py::module_::import("cupy");
   if (!several_devices) {
-    py::object array = cupy.attr("empty")(shape, dtype_name(dtype));
+    py::object array = cupy.attr("empty")(shape, name_of(dtype));
     return {array, false, address(array.attr("data").attr("ptr"))};
   }
   py::object device =

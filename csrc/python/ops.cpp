@@ -142,7 +142,7 @@ void require_alike(const OpInfo& op, const Binder& first, const Binder& other, P
   if (other.device() != first.device())
     throw py::value_error(which +
                           "is on another device than [0]; all arrays of one call are on one");
-  if (other.call.f64 != first.call.f64)
+  if (other.type() != first.type())
     raise("DTypeError", which + "has another type than [0]; all arrays of one call have one type");
 }
 

@@ -367,6 +367,91 @@ void test_sm90a() {
   }
 }
 
+// Arrays of 16 bits: the product of the numbers that they hold, rounded once.
+template <class E>
+void test_half(const Case& t, const char* type, double unit, const Entries* kernel = nullptr) {
+  const auto rounded = [](double x) { return double(float(E(float(x)))); };
+  auto make = [&]<class T>(Arrays& arrays, T) {
+    const Strides left = strides(t.m, t.k, t.a), right = strides(t.k, t.n, t.b);
+    const auto array = [&](size_t size, unsigned seed) -> const T* {
+      std::vector<double> v = Arrays::normal_values(size, seed, 1);
+      for (double& x : v) x = rounded(x);
+      if (!arrays.on_device) return arrays.values<T>(v);
+      return reinterpret_cast<const T*>(arrays.values<E>(v));
+    };
+    const auto result = [&](const char* name) -> T* {
+      const size_t size = size_t(t.m * t.n);
+      if (!arrays.on_device) return arrays.output<T>(name, size);
+      return reinterpret_cast<T*>(arrays.output<E>(name, size));
+    };
+    matmul_args<T> a{};
+    a.m = t.m;
+    a.n = t.n;
+    a.k = t.k;
+    a.a_rs = left.rows;
+    a.a_cs = left.columns;
+    a.b_rs = right.rows;
+    a.b_cs = right.columns;
+    a.a = array(left.size, 1);
+    a.b = array(right.size, 2);
+    if (t.bias) a.bias = array(size_t(t.n), 3);
+    a.activation = t.activation;
+    a.precision = kFull;
+    a.halves = !arrays.on_device ? 0 : std::is_same_v<E, __nv_bfloat16> ? 1 : 2;
+    a.y = result("y");
+    if (t.preactivation) a.preactivation = result("preactivation");
+    return a;
+  };
+  const std::vector<Result> exact = run_cpu<double>(ENTRIES(matmul, f64), make);
+  const auto got = run_cuda<float>(kernel ? *kernel : ENTRIES(matmul, f32), make, t.shift);
+  for (size_t r = 0; r < exact.size(); r++) {
+    check((describe(t) + " " + exact[r].name + type).c_str(), got[r].values, exact[r].values,
+          sizes(exact[r].values), 1.01 * unit);
+  }
+}
+
+void test_halves() {
+  const auto both = [](const Case& t) {
+    test_half<__nv_bfloat16>(t, " bfloat16", 0x1p-8);
+    test_half<__half>(t, " float16", 0x1p-11);
+  };
+  for (Layout a : {kRows, kColumns, kStrided}) {
+    for (Layout b : {kRows, kColumns, kStrided}) both({.m = 70, .n = 90, .k = 50, .a = a, .b = b});
+  }
+  for (Layout a : {kRows, kColumns}) {  // whole vectors
+    for (Layout b : {kRows, kColumns}) {
+      both({.m = 72, .n = 136, .k = 168, .a = a, .b = b, .activation = 0, .bias = true});
+      both({.m = 72, .n = 136, .k = 168, .a = a, .b = b, .bias = true, .shift = 1});
+    }
+  }
+  for (int activation = 0; activation < 9; activation++)
+    both({.m = 5, .n = 31, .k = 9, .activation = activation, .bias = true, .preactivation = true});
+  both({.m = 20, .n = 70, .k = 1300, .b = kColumns, .activation = 5, .bias = true});  // k is cut
+  both({.m = 40, .n = 16790, .k = 40});                                               // large tiles
+  both({.m = 136, .n = 16640, .k = 8, .a = kColumns, .b = kColumns, .preactivation = true});
+  both({.m = 1, .n = 1, .k = 1});
+  both({.m = 3, .n = 2, .k = 0, .activation = 1, .bias = true});
+  both({.m = 0, .n = 2, .k = 3});
+}
+
+void test_sm90a_halves() {
+  const Entries hopper{launch_hopper, workspace_hopper, nullptr};
+  const auto both = [&](Sm90aTile tile, const Case& t) {
+    hopper_tile = tile;
+    variant = ", wgmma " + std::to_string(tile.m) + "x" + std::to_string(tile.n);
+    test_half<__nv_bfloat16>(t, " bfloat16", 0x1p-8, &hopper);
+    test_half<__half>(t, " float16", 0x1p-11, &hopper);
+  };
+  for (int n : {64, 128, 192, 256})
+    both({128, n, 1}, {.m = 150, .n = n + 22, .k = 90, .activation = 0, .bias = true});
+  for (Layout a : {kRows, kColumns, kPadded, kStrided}) {
+    for (Layout b : {kRows, kColumns})
+      both({64, 64, 1}, {.m = 70, .n = 91, .k = 72, .a = a, .b = b, .preactivation = true});
+  }
+  both({128, 128, 3}, {.m = 130, .n = 140, .k = 304, .b = kColumns, .bias = true});
+  both({64, 64, 1}, {.m = 70, .n = 66, .k = 64, .b = kColumns, .shift = 1});
+}
+
 // What the launcher chooses on Hopper: few tiles of a long k, many of a short one.
 void test_choice() {
   matmul_args<float> a{};
@@ -389,8 +474,10 @@ struct Test {
   const char* name;
   void (*run)();
 };
-const Test tests[] = {{"simt", test_simt},    {"split", test_split},   {"skinny", test_skinny},
-                      {"mma", test_mma},      {"tf32x3", test_tf32x3}, {"sm90a", test_sm90a},
+const Test tests[] = {{"simt", test_simt},     {"split", test_split},
+                      {"skinny", test_skinny}, {"mma", test_mma},
+                      {"tf32x3", test_tf32x3}, {"sm90a", test_sm90a},
+                      {"halves", test_halves}, {"sm90a_halves", test_sm90a_halves},
                       {"choice", test_choice}};
 
 }  // namespace
