@@ -57,7 +57,12 @@ class Machine:
         cuda = (fnn.show_config("dicts") or {})["cuda"]
         if not cuda["available"]:
             raise fnn.DeviceError(f"no GPU to measure: {cuda['why_not']}")
-        self.facts = {"gpu": cuda["devices"][0], "driver": cuda["driver"], "rehearsal": rehearse}
+        self.facts = {
+            "gpu": cuda["devices"][0],
+            "driver": _driver() or f"CUDA {cuda['driver']}",
+            "cuda": {name: cuda[name] for name in ("driver", "toolkit", "architectures")},
+            "rehearsal": rehearse,
+        }
         self._flushed = self.torch.empty(1 << (12 if rehearse else 28), device=self.device)
         self._rounds, self._turns = (1, 1) if rehearse else (10, 9)
 
@@ -191,6 +196,12 @@ class Machine:
     def products(self, precision: str) -> Any:
         """PyTorch's products of float32 are in tf32 inside, or are not."""
         return _Tf32(self.torch, precision == "tf32")
+
+
+def _driver() -> str | None:
+    """What the kernel's module says of itself."""
+    file = Path("/proc/driver/nvidia/version")
+    return file.read_text("utf-8").splitlines()[0].strip() if file.is_file() else None
 
 
 class _Tf32:
