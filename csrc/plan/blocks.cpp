@@ -81,11 +81,15 @@ bool is_elementwise(const Call& call) {
     case op_sigmoid:
     case op_sigmoid_backward:
     case op_sigmoid_backward_from_output:
+    case op_hard_sigmoid:
+    case op_hard_sigmoid_backward:
     case op_tanh:
     case op_tanh_backward:
     case op_tanh_backward_from_output:
     case op_gelu:
     case op_gelu_backward:
+    case op_gelu_tanh:
+    case op_gelu_tanh_backward:
     case op_silu:
     case op_silu_backward:
     case op_softplus:

@@ -42,12 +42,10 @@ __device__ __forceinline__ void rescale_row(char* to, const char* from, i64 byte
 
 // A warp for each row of each input. Every lane works the row's number out for itself.
 __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ CudaGather a) {
-  const i64 warp = (i64(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
-  const unsigned lane = threadIdx.x % kWarp;
-  if (warp == 0 && lane == 0 && a.run->lr) *a.lr = a.run->lr[a.run->step];
-  const i64 r = warp / a.inputs;
+  const i64 r = (i64(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
+  const unsigned lane = threadIdx.x % kWarp, input = blockIdx.y;
+  if (r + lane + input == 0 && a.run->lr) *a.lr = a.run->lr[a.run->step];
   if (r >= a.batch) return;
-  const int input = int(warp % a.inputs);
   const i64 bytes = a.each[input].row_bytes;
   const int widened = a.each[input].widened;
   const double scale = a.each[input].scale, offset = a.each[input].offset;
@@ -87,8 +85,9 @@ __global__ void __launch_bounds__(kWarp) conclude_kernel(const __grid_constant__
 }  // namespace
 
 cudaError_t launch_gather(const CudaGather& gather, cudaStream_t stream) {
-  const unsigned blocks = blocks_for(gather.batch * gather.inputs, kThreads / kWarp);
-  return simt::launch(gather_kernel, dim3(blocks ? blocks : 1), dim3(kThreads), 0, stream, gather);
+  const unsigned blocks = blocks_for(gather.batch, kThreads / kWarp);
+  const dim3 grid(blocks ? blocks : 1, unsigned(gather.inputs));
+  return simt::launch(gather_kernel, grid, dim3(kThreads), 0, stream, gather);
 }
 
 cudaError_t launch_conclude(const CudaConclude& conclude, cudaStream_t stream) {
