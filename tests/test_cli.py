@@ -49,7 +49,9 @@ def trained(tmp_path_factory):
 def test_info_shows_what_show_config_shows(tmp_path):
     result = run(tmp_path, "info", "--json", "info.json")
     assert result.returncode == 0
-    assert json.loads((tmp_path / "info.json").read_text()) == fastnn.show_config("dicts")
+    shown = "import json, fastnn; print(json.dumps(fastnn.show_config('dicts')))"
+    fresh = run(tmp_path, command=[sys.executable, "-c", shown])  # nothing else imported
+    assert json.loads((tmp_path / "info.json").read_text()) == json.loads(fresh.stdout)
     assert fastnn.__version__ in result.stdout
 
 

@@ -234,7 +234,9 @@ __device__ __forceinline__ void activate_rows(const matmul_args<float>& a, i64 m
     if (row >= a.m || column >= a.n) continue;
     const i64 at = row * a.n + column;
     const At<false> pair{at, at + (column + 1 < a.n ? 2 : 1)};
-    with_activation<float>(a.activation, [&](auto f) { pair.store(a.y, f(pair.load(a.y))); });
+    with_epilogue(a, [&](auto f) {
+      pair.store(a.y, f(pair.load(a.y), a.gate ? pair.load(a.gate) : Vec<float>()));
+    });
   }
 }
 

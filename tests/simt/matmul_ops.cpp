@@ -189,7 +189,7 @@ void test_edges(i64 m, i64 n, i64 k, Precision precision, bool same_bits) {
 void test_simt() {
   test_edges(70, 90, 50, kFull, true);
   for (Layout a : {kRows, kColumns})  // aligned rows, two chains
-    test({.m = 68, .n = 72, .k = 300, .a = a, .b = a, .b_sum = a == kRows, .same_bits = true});
+    test({.m = 68, .n = 72, .k = 512, .a = a, .b = a, .b_sum = a == kRows, .same_bits = true});
   for (auto [m, n, k] : {std::tuple(20, 20, 0), std::tuple(0, 20, 5), std::tuple(20, 0, 5)})
     test({.m = m, .n = n, .k = k, .bias = true, .b_sum = m > 0, .same_bits = true});
   for (int activation = 1; activation < 9; activation++) {
