@@ -148,8 +148,14 @@ __device__ __forceinline__ void multiply(const Stage<L, R>& stage, int wm, int w
 
 __device__ __forceinline__ float wide(__nv_bfloat16 x) { return __bfloat162float(x); }
 __device__ __forceinline__ float wide(__half x) { return __half2float(x); }
-__device__ __forceinline__ void narrow(float x, __nv_bfloat16& to) { to = __float2bfloat16_rn(x); }
-__device__ __forceinline__ void narrow(float x, __half& to) { to = __float2half_rn(x); }
+__device__ __forceinline__ void narrow(float x, __nv_bfloat16& to) {
+  const __nv_bfloat16 rounded = __float2bfloat16_rn(x);
+  to = rounded;
+}
+__device__ __forceinline__ void narrow(float x, __half& to) {
+  const __half rounded = __float2half_rn(x);
+  to = rounded;
+}
 
 // 8 neighbours of a row, rounded; `left` of them before its end.
 template <class E>

@@ -16,29 +16,32 @@ using fp16 = __half;
 
 constexpr int kPackLines = 32, kPackTerms = 64, kPackThreads = 256;
 
-__device__ void put(bf16* to, float x) { *to = __float2bfloat16_rn(x); }
+__device__ void put(bf16* to, float x) {
+  const bf16 rounded = __float2bfloat16_rn(x);
+  *to = rounded;  // not *to = call(): the emulator sees no stores of structs that calls return
+}
 __device__ void put(float* to, float x) { *to = __uint_as_float(simt::to_tf32(x)); }
-__device__ void put(bf16* to, bf16 x) { *to = x; }
-__device__ void put(fp16* to, fp16 x) { *to = x; }
+template <class E> __device__ void put(E* to, unsigned short bits) {
+  *reinterpret_cast<unsigned short*>(to) = bits;
+}
 
 // A factor of an array of 16 bits.
-template <class E> struct HalfFactor {
-  const E* p;
+struct HalfFactor {
+  const unsigned short* p;
   i64 lines, terms, line_stride, term_stride;
   bool aligned;
 
   explicit HalfFactor(const Factor<float>& f)
-      : p(reinterpret_cast<const E*>(f.p)), lines(f.lines), terms(f.terms),
+      : p(reinterpret_cast<const unsigned short*>(f.p)), lines(f.lines), terms(f.terms),
         line_stride(f.line_stride), term_stride(f.term_stride),
         aligned(is_aligned(p) && line_stride % 8 == 0) {}
   __device__ bool by_term() const { return term_stride == 1; }
-  __device__ E read_inside(i64 line, i64 term) const {
+  __device__ unsigned short read_inside(i64 line, i64 term) const {
     const bool inside = line < lines && term < terms;
-    return inside ? p[line * line_stride + term * term_stride] : E();
+    return inside ? p[line * line_stride + term * term_stride] : 0;
   }
 };
-template <class E>
-using FactorOf = std::conditional_t<sizeof(E) == 2, HalfFactor<E>, Factor<float>>;
+template <class E> using FactorOf = std::conditional_t<sizeof(E) == 2, HalfFactor, Factor<float>>;
 
 // Lines of terms, a multiple of 16 bytes apart, from a factor of any layout.
 template <class T, class F>
