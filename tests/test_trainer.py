@@ -1050,7 +1050,7 @@ def test_a_plan_uses_the_memory_of_gradients_again():
     for n in (255, 256, 200, 160):  # other plans take little besides
         ours.steps(x, y, batch_size=n, n=1)
         ours.evaluate(x, y, batch_size=n)
-    assert ours._programs.arena.bytes < 2 * used
+    assert ours._programs.arena.bytes < used + 10 * activation
 
 
 def test_gradients_lie_where_activations_were():
